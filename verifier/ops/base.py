@@ -1,0 +1,158 @@
+"""The facts an operator states; every bounding method is written from these alone.
+
+An operator stands at a `Site` (its attributes, constant inputs and static shapes) and is one of
+
+* `Affine`     y = sum_i M_i x_i + c over its variable inputs: forward, adjoint, |M|. Interval, CROWN, dual bounds follow.
+* `Move`       an Affine whose M only picks, repeats or reorders entries: the ends of a box go through `forward`.
+* `Nonlinear`  forward, interval, and lines that enclose it (`Lines`); see `verifier.ops.pointwise` for functions of one number.
+* `Opaque`     forward only. A network with one of these can be attacked and replayed, but not bounded.
+
+Axis convention: every tensor given to an operator has one leading batch axis N before the node's own shape; callers flatten (domains,
+rows) into N. "Variable input i" counts only the inputs that depend on x, in order. Interval and magnitude arguments obey it too.
+
+Rounding. Real arithmetic is bounded with floating point, so every method adds an error term built from two facts: `terms`, the largest
+number of products that one entry of `forward` or `adjoint` sums, and `absolute`, |M| applied to magnitudes. With unit round-off u, a sum of m
+products is off by at most gamma_m = m u / (1 - m u) times the sum of absolute products, in any order of summation (Higham, Accuracy and
+Stability of Numerical Algorithms, 2002, section 3.1). Constants that were derived in float64 and rounded once count as one more term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+def gamma(terms: int, dtype: torch.dtype) -> float:
+    """gamma_m = m u / (1 - m u): relative error bound of a sum of m rounded products in `dtype`; u is half of its machine epsilon."""
+    mu = terms * torch.finfo(dtype).eps / 2
+    return mu / (1 - mu) if mu < 0.5 else float("inf")
+
+
+class Unsuitable(Exception):
+    """Raised when an operator cannot stand at its site; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an operator stands. `constants[i]` is the i-th input's value, or None if it depends on x; `shapes[i]` its shape (None: absent)."""
+
+    kind: str
+    name: str
+    attrs: Mapping[str, Any]
+    constants: tuple[np.ndarray | None, ...]
+    shapes: tuple[Shape | None, ...]
+    shape: Shape
+    opset: int
+    dtype: torch.dtype
+    device: torch.device
+    out_dtype: np.dtype = np.dtype(np.float32)
+
+    @property
+    def variable(self) -> tuple[int, ...]:
+        """Slots of the inputs that depend on x."""
+        return tuple(i for i, s in enumerate(self.shapes) if s is not None and self.constants[i] is None)
+
+    def constant(self, i: int) -> Tensor | None:
+        """Input i's constant value on the device (floats in the working dtype, integers as they are), or None if absent or variable."""
+        if i >= len(self.constants) or self.constants[i] is None:
+            return None
+        value = torch.from_numpy(np.array(self.constants[i]))  # a copy: ONNX hands out read-only views
+        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+
+    def has(self, i: int) -> bool:
+        return i < len(self.shapes) and self.shapes[i] is not None
+
+
+class Operator:
+    """Root of the four kinds. `__init__(site)` reads attributes and constants and raises `Unsuitable` if it cannot stand there."""
+
+    def __init__(self, site: Site):
+        self.site = site
+        self.in_shapes = tuple(site.shapes[i] for i in site.variable)
+        self.out_shape = site.shape
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Variable inputs (N, *in_shape_i) to (N, *out_shape); differentiable where the operator is."""
+        raise NotImplementedError
+
+
+class Opaque(Operator):
+    """Forward only: no bounds yet."""
+
+
+class Affine(Operator):
+    """y = sum_i M_i x_i + c. Subclasses give `forward`, `terms`, `absolute`, and `adjoint` where a faster one than autograd's exists."""
+
+    # Most products summed in one entry of forward, and in one entry of adjoint; both count the addition of c.
+    terms: tuple[int, int] = (2, 2)
+
+    def absolute(self, *rs: Tensor) -> Tensor:
+        """sum_i |M_i| r_i for r_i >= 0 (N, *in_shape_i): radii of intervals, and magnitudes for rounding errors. Without c."""
+        raise NotImplementedError
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        """a (N, *out_shape) to (a M_i) (N, *in_shape_i) for every variable input i."""
+        zeros = [a.new_zeros((a.shape[0], *s)) for s in self.in_shapes]
+        _, pullback = torch.func.vjp(self.forward, *zeros)
+        return pullback(a)
+
+    def offset(self) -> Tensor | None:
+        """The constant c (*out_shape), or None where it is zero."""
+        zeros = [torch.zeros((1, *s), dtype=self.site.dtype, device=self.site.device) for s in self.in_shapes]
+        return self.forward(*zeros)[0]
+
+
+class Move(Affine):
+    """An Affine that picks, repeats or reorders entries (or puts constants between them): |M| = M, and forward rounds nothing."""
+
+    terms = (1, 1)
+
+    def absolute(self, *rs: Tensor) -> Tensor:
+        c = self.offset()
+        return self.forward(*rs) if c is None else self.forward(*rs) - c
+
+    def offset(self) -> Tensor | None:
+        return None
+
+
+class Lines(NamedTuple):
+    """Linear functions around an operator with one variable input, elementwise: for every x in [l, u],
+
+        lo_a x + lo_b <= f(x) <= up_a x + up_b        (real arithmetic on these very floating-point numbers)
+
+    Each is (N, *shape). Offsets of None mean all zero.
+    """
+
+    lo_a: Tensor
+    lo_b: Tensor | None
+    up_a: Tensor
+    up_b: Tensor | None
+
+
+class Nonlinear(Operator):
+    """An operator that bounds replace by lines. Elementwise ones derive from `verifier.ops.pointwise.Pointwise`."""
+
+    def interval(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Range over a box of inputs, rounded outward: (l, u) each (N, *in_shape_i) to (l, u) each (N, *out_shape)."""
+        raise NotImplementedError
+
+    def loose(self, l: Tensor, u: Tensor) -> Tensor:
+        """Where tighter input bounds could tighten the lines: bool like l. Elsewhere no intermediate bounds are computed."""
+        raise NotImplementedError
+
+    def relax(self, l: Tensor, u: Tensor) -> Lines:
+        """The default lines on [l, u], sound for every finite l <= u; where l or u is not finite, lines with slope 0."""
+        raise NotImplementedError
+
+
+def size(shape: Shape) -> int:
+    """Number of entries of a shape."""
+    return prod(shape)

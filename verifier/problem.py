@@ -1,0 +1,179 @@
+"""Network + Query -> Problem: what the search works on.
+
+A Problem has one network from a flat vector t to a flat vector y, and regions: boxes of t. Coordinates of the input that are the same single
+number in every region do not move; they become constants (an `Embed` node puts t among them), so everything downstream works on the
+dimensions that move. A region has disjuncts, a disjunct is a set of rows C y + c0 <= 0. The property is unsatisfiable iff in every region every
+disjunct has a row that is > 0 over the whole region. Rows that mention inputs (alone or mixed) are rows over y as well: the inputs they
+need are appended to y, so the search never knows of them.
+
+Symbols: n inputs of the model, m of them move, p outputs (with appended inputs), R regions, U distinct rows, S most rows in a region.
+
+Fixed coordinates take the model's own element type: a fixed 0.1 of a float32 model is the float32 nearest to 0.1, which is what every run
+of the model receives. Moving coordinates keep the property's float64 ends; whoever rounds them, rounds outward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from verifier.net.graph import Network, Node, Tensor
+from verifier.result import MismatchError
+from verifier.spec.query import Query
+
+
+@dataclass(frozen=True)
+class Problem:
+    """See the file's head. Rows of region r are `coef[row[r, s]] @ y + const[r, s] <= 0` for the s with row[r, s] >= 0."""
+
+    network: Network
+    query: Query
+    moving: np.ndarray  # (m,) indices into x
+    base: np.ndarray  # (n,) float64, the fixed coordinates' values
+    lower: np.ndarray  # (R, m) float64
+    upper: np.ndarray
+    coef: np.ndarray  # (U, p) float64
+    row: np.ndarray  # (R, S) int64, -1 where the region has fewer rows
+    const: np.ndarray  # (R, S) float64
+    slot: np.ndarray  # (R, S) int64: which of the region's disjuncts the row belongs to
+    slots: np.ndarray  # (R,) int64: how many disjuncts the region has
+
+    def lift(self, t: np.ndarray) -> np.ndarray:
+        """Points (N, m) of the moving coordinates to whole inputs (N, n)."""
+        x = np.repeat(self.base[None], len(t), axis=0)
+        x[:, self.moving] = t
+        return x
+
+
+def compile_problem(network: Network, query: Query) -> Problem:
+    """Raises MismatchError where the property's variables do not fit the model or leave an input unbounded."""
+    _check_fit(network, query)
+    regions = np.unique(query.disjunct_region)  # a region without a disjunct has nothing to satisfy
+    regions = regions[~query.empty[regions]]
+    lower, upper = query.lower[regions], query.upper[regions]
+    moving, base = _moving(lower, upper, network.dtype)
+    used = np.unique(query.term_var[query.term_var < query.n_inputs])
+    flat = _flatten(network, moving, base, used)
+    coef, row_of, const_of = _distinct_rows(query, used)
+    row, const, slot, slots = _tables(query, regions, row_of, const_of)
+    return Problem(flat, query, moving, base, lower[:, moving], upper[:, moving], coef, row, const, slot, slots)
+
+
+def _check_fit(network: Network, query: Query) -> None:
+    for what, have, want, letter in (
+        ("inputs", query.n_inputs, network.n_inputs, "X"),
+        ("outputs", query.n_outputs, network.n_outputs, "Y"),
+    ):
+        if have != want:
+            shapes = ", ".join(f"{t.name} {list(t.shape)}" for t in (network.inputs if letter == "X" else network.outputs))
+            raise MismatchError(
+                f"{query.source}: declares {have} {what} ({letter}_0 to {letter}_{have - 1}), but the model has {want} ({shapes}); "
+                "check that property and model belong together"
+            )
+    loose = query.unbounded()
+    if loose:
+        some = ", ".join(loose[:5]) + (f" and {len(loose) - 5} more" if len(loose) > 5 else "")
+        raise MismatchError(f"{query.source}: input without a lower or an upper bound: {some}; bound every input on both sides")
+
+
+def _moving(lower: np.ndarray, upper: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Which coordinates move in or between regions, and the values of those that do not, in the model's own element type."""
+    if not len(lower):
+        return np.arange(min(1, lower.shape[1])), np.zeros(lower.shape[1])
+    with np.errstate(over="ignore"):
+        base = lower[0].astype(dtype).astype(np.float64)
+    moves = np.flatnonzero((lower != lower[0]).any(0) | (upper != lower[0]).any(0))
+    if not len(moves):  # a single point: the search still needs a dimension to stand on
+        moves = np.arange(1)
+    return moves, base
+
+
+def _flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.ndarray) -> Network:
+    """One flat input t (m,), one flat output (p,): the model's outputs in order, then the inputs `used` by rows."""
+    dtype = network.dtype
+    nodes = [Node("//x", "Embed", ("//t", "//base"), base.shape, dtype, {"index": moving})]
+    constants = {**network.constants, "//base": base}
+    start = 0
+    for t in network.inputs:
+        cut = {"axes": (0,), "starts": (start,), "ends": (start + t.size,), "steps": (1,)}
+        nodes.append(Node(f"//cut:{t.name}", "Slice", ("//x",), (t.size,), dtype, cut))
+        nodes.append(Node(t.name, "Reshape", (f"//cut:{t.name}",), t.shape, dtype))
+        start += t.size
+    nodes += network.nodes
+    parts = []
+    for i, t in enumerate(network.outputs):
+        if t.name in constants and t.name not in {n.name for n in network.nodes}:
+            constants[f"//out:{i}"] = np.asarray(constants[t.name]).reshape(-1)
+        else:
+            nodes.append(Node(f"//out:{i}", "Reshape", (t.name,), (t.size,), dtype))
+        parts.append(f"//out:{i}")
+    if len(used):
+        nodes.append(Node("//used", "Gather", ("//x",), (len(used),), dtype, {"axis": 0, "indices": used.astype(np.int64)}))
+        parts.append("//used")
+    width = network.n_outputs + len(used)
+    if len(parts) > 1:
+        nodes.append(Node("//y", "Concat", tuple(parts), (width,), dtype, {"axis": 0}))
+    elif parts[0] in constants:  # a model that ignores its input
+        constants |= {"//zero": np.zeros((len(base), width)), "//y0": constants[parts[0]]}
+        nodes.append(Node("//y", "Linear", ("//x", "//zero", "//y0"), (width,), dtype))
+    else:
+        nodes[-1] = replace(nodes[-1], name="//y")
+    source = Tensor("//t", moving.shape, dtype)
+    return replace(network, inputs=(source,), nodes=_needed(nodes), constants=constants, outputs=(Tensor("//y", (width,), dtype),))
+
+
+def _needed(nodes: list[Node]) -> tuple[Node, ...]:
+    """The nodes that the last one depends on, in order."""
+    wanted = {nodes[-1].name}
+    kept = []
+    for node in reversed(nodes):
+        if node.name in wanted:
+            kept.append(node)
+            wanted.update(node.inputs)
+    return tuple(reversed(kept))
+
+
+def _distinct_rows(query: Query, used: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct coefficient rows (U, p) over the flat outputs, and for each of the M rows its place among them and its constant."""
+    n, p = query.n_inputs, query.n_outputs + len(used)
+    place = np.full(n + query.n_outputs, -1)
+    place[n:] = np.arange(query.n_outputs)
+    place[used] = query.n_outputs + np.arange(len(used))
+    var = place[query.term_var].astype(np.int64)
+    seen: dict[bytes, int] = {}
+    row_of = np.empty(len(query.const), np.int64)
+    firsts = []
+    starts = query.term_start.tolist()
+    for m, (a, b) in enumerate(zip(starts[:-1], starts[1:])):
+        key = var[a:b].tobytes() + query.term_coef[a:b].tobytes()
+        row_of[m] = seen.setdefault(key, len(seen))
+        if row_of[m] == len(firsts):
+            firsts.append((a, b))
+    coef = np.zeros((len(firsts), p))
+    for k, (a, b) in enumerate(firsts):
+        np.add.at(coef[k], var[a:b], query.term_coef[a:b])
+    return coef, row_of, query.const
+
+
+def _tables(query: Query, regions: np.ndarray, row_of: np.ndarray, const_of: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Rows by region, padded to the longest: row, const, slot (R, S), and the number of disjuncts (R,)."""
+    place = np.full(len(query.lower), -1)
+    place[regions] = np.arange(len(regions))
+    region = place[query.disjunct_region]
+    kept = np.flatnonzero(region >= 0)
+    slots = np.bincount(region[kept], minlength=len(regions)).astype(np.int64)
+    first = np.concatenate([[0], np.cumsum(slots)[:-1]]) if len(slots) else np.zeros(0, np.int64)
+    order = kept[np.argsort(region[kept], kind="stable")]
+    slot_of_disjunct = np.arange(len(order)) - first[region[order]] if len(order) else np.zeros(0, np.int64)
+    count = np.diff(query.row_start)[order]
+    owner = np.repeat(np.arange(len(order)), count)  # which entry of `order` each row belongs to
+    rows = np.concatenate([np.arange(query.row_start[k], query.row_start[k + 1]) for k in order]) if len(order) else owner
+    r = region[order][owner] if len(order) else owner
+    per_region = np.bincount(r, minlength=len(regions)) if len(regions) else np.zeros(0, np.int64)
+    column = np.arange(len(rows)) - np.repeat(np.concatenate([[0], np.cumsum(per_region)[:-1]]), per_region) if len(rows) else rows
+    shape = (len(regions), int(per_region.max()) if len(per_region) else 0)
+    row, const, slot = np.full(shape, -1), np.zeros(shape), np.zeros(shape, np.int64)
+    rows = rows.astype(np.int64)
+    row[r, column], const[r, column], slot[r, column] = row_of[rows], const_of[rows], slot_of_disjunct[owner]
+    return row.astype(np.int64), const, slot, slots

@@ -104,6 +104,12 @@ class Affine(Operator):
         _, pullback = torch.func.vjp(self.forward, *zeros)
         return pullback(a)
 
+    def rows(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Rows of M: for flat output indices (K,) the coefficients (K, *in_shape_i) of those entries over every variable input i."""
+        unit = torch.zeros((len(index), size(self.out_shape)), dtype=self.site.dtype, device=self.site.device)
+        unit.scatter_(1, index[:, None], 1.0)
+        return self.adjoint(unit.reshape(-1, *self.out_shape))
+
     def offset(self) -> Tensor | None:
         """The constant c (*out_shape), or None where it is zero."""
         zeros = [torch.zeros((1, *s), dtype=self.site.dtype, device=self.site.device) for s in self.in_shapes]

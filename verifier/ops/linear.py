@@ -1,0 +1,124 @@
+"""Products with a constant matrix: Linear (y = x W + b on the last axis) and MatMul with one constant operand of any rank.
+
+Shapes: x (N, *in_shape), W (in, out), b (out,). M is W repeated along the leading axes of x, so |M| r = r |W| and a M = a W^T, summed
+over the axes along which x is broadcast. The transposed product uses W.T as a view: BLAS reads a transposed operand at the same speed as
+a contiguous copy of it (measured for (25600, 50) (50, 50) and (512, 512) (512, 512), in float32 and float64), and the copy would cost memory.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from verifier.ops import OPS
+from verifier.ops.arithmetic import lift, rounded, unbroadcast
+from verifier.ops.base import Affine, Opaque, Operator, Shape, Site, Unsuitable, size
+
+
+@OPS.add("Linear")
+class Linear(Affine):
+    """y = x W + b on the last axis of x, any rank."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.weight, self.bias = site.constant(1), site.constant(2)
+        if self.weight is None or self.weight.ndim != 2:
+            raise Unsuitable(f"{site.name}: Linear needs a constant matrix")
+        if site.has(2) and self.bias is None:
+            raise Unsuitable(f"{site.name}: Linear needs a constant bias")
+        self.magnitude = self.weight.abs()
+        n_in, n_out = self.weight.shape
+        extra = rounded(site, 1, 2)
+        self.terms = (n_in + (self.bias is not None) + extra, n_out + extra)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        y = rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], y.shape[-1])
+
+    def absolute(self, r: Tensor) -> Tensor:
+        return r @ self.magnitude
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        x = a.flatten(0, -2) @ self.weight.T
+        return (x if a.ndim == 2 else x.reshape(*a.shape[:-1], x.shape[-1]),)
+
+    def rows(self, index: Tensor) -> tuple[Tensor, ...]:
+        n_in, n_out = self.weight.shape
+        columns = self._columns.index_select(0, index % n_out)
+        lead = size(self.out_shape[:-1])
+        if lead == 1:
+            return (columns.reshape(-1, *self.in_shapes[0]),)
+        x = columns.new_zeros((len(index), lead, n_in))
+        x[torch.arange(len(index), device=x.device), index // n_out] = columns
+        return (x.reshape(-1, *self.in_shapes[0]),)
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        return self.weight.T.contiguous()  # picking rows from a transposed view would touch every cache line of W
+
+    def offset(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.expand(self.out_shape)
+
+
+class MatMulConstant(Affine):
+    """y = x C or y = C x (numpy's matmul), C constant. Operands of rank 1 get an axis of length 1, which the result then lacks."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        (slot,) = site.variable
+        self.left = slot == 0  # x stands on the left
+        c = site.constant(1 - slot)
+        n_x = len(site.shapes[slot])
+        if c.ndim == 1:
+            c = c[:, None] if self.left else c[None, :]
+        matrix = self.in_shapes[0]
+        if n_x == 1:
+            matrix = (1, *matrix) if self.left else (*matrix, 1)
+        batch = torch.broadcast_shapes(matrix[:-2], c.shape[:-2])
+        self.x_shape: Shape = (*(1,) * (len(batch) + 2 - len(matrix)), *matrix)
+        self.y_shape: Shape = (*batch, matrix[-2], c.shape[-1]) if self.left else (*batch, c.shape[-2], matrix[-1])
+        self.matrix, self.magnitude = c, c.abs()
+        repeats = size(batch) // max(size(matrix[:-2]), 1)
+        inner, outer = (c.shape[-2], c.shape[-1]) if self.left else (c.shape[-1], c.shape[-2])
+        extra = rounded(site, 1 - slot)
+        self.terms = (inner + extra, outer * repeats + extra)
+
+    def _times(self, x: Tensor, c: Tensor) -> Tensor:
+        x = x.reshape(x.shape[0], *self.x_shape)
+        y = torch.matmul(x, c) if self.left else torch.matmul(c, x)
+        return y.reshape(x.shape[0], *self.out_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._times(x, self.matrix)
+
+    def absolute(self, r: Tensor) -> Tensor:
+        return self._times(r, self.magnitude)
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        a = a.reshape(a.shape[0], *self.y_shape)
+        x = torch.matmul(a, self.matrix.mT) if self.left else torch.matmul(self.matrix.mT, a)
+        return (unbroadcast(x, self.x_shape).reshape(a.shape[0], *self.in_shapes[0]),)
+
+    def offset(self) -> Tensor | None:
+        return None
+
+
+class MatMulVariable(Opaque):
+    """Both factors depend on x: a sum of products of variables."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        n_x, n_y = len(self.in_shapes[0]), len(self.in_shapes[1])
+        if n_x == 1:
+            x = x.unsqueeze(1)
+        if n_y == 1:
+            y = y.unsqueeze(2)
+        rank = max(x.ndim, y.ndim) - 1
+        return torch.matmul(lift(x, rank), lift(y, rank)).reshape(x.shape[0], *self.out_shape)
+
+
+@OPS.add("MatMul")
+def matmul(site: Site) -> Operator:
+    return MatMulConstant(site) if len(site.variable) == 1 else MatMulVariable(site)

@@ -1,0 +1,107 @@
+"""Projected gradient descent on the property's rows, batched over starting points.
+
+A point satisfies a disjunct when its largest row is <= 0. Every start aims at one disjunct of its region and descends the hinge
+sum_s max(row_s, -margin): rows that hold by the margin stop pulling, the others are pushed down together. Steps follow the sign of the gradient,
+a fixed share of the box's width per dimension, with momentum, shrinking over the run (Madry et al., arXiv 1706.06083; Dong et al., arXiv
+1710.06081). Starts are the centre, random corners and uniform points. All points stay in the box; every one visited counts, not just the last.
+
+Symbols: N points, m dimensions, D boxes; l, u (D, m); K disjuncts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.program import Program
+from verifier.bounds.targets import Targets
+from verifier.events import Deadline
+
+
+@dataclass
+class Found:
+    """Points (N, m) that look like counterexamples, best first, and the smallest value met (<= 0 if there is one)."""
+
+    points: Tensor
+    least: float
+
+
+def starts(l: Tensor, u: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count, D, m): centres first, then half corners and half uniform points."""
+    shape = (count, *l.shape)
+    r = torch.rand(shape, generator=generator, dtype=l.dtype).to(l.device)
+    corner = torch.arange(count, device=l.device).view(-1, 1, 1) % 2 == 1
+    r = torch.where(corner, (r > 0.5).to(l.dtype), r)
+    r[0] = 0.5
+    return (l + (u - l) * r).clamp(l, u)
+
+
+class Attack:
+    """Attacks the boxes it is given; keeps its random generator, and nothing else."""
+
+    def __init__(self, program: Program, targets: Targets, seed: int, steps: int):
+        self.program, self.targets, self.steps = program, targets, steps
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def probe(self, x: Tensor, region: Tensor) -> Found:
+        """Evaluates points (N, m) in regions (N,)."""
+        if not len(x):
+            return Found(x, float("inf"))
+        least = self.targets.values(self.program.forward(x), region).amin(1)
+        good = torch.nonzero(least <= 0).squeeze(1)
+        order = torch.argsort(least[good])[:16]
+        return Found(x[good[order]], float(least.min()))
+
+    def descend(self, l: Tensor, u: Tensor, region: Tensor, open: Tensor, restarts: int, deadline: Deadline) -> Found:
+        """Runs `steps` steps from `restarts` starts in every box; stops early once something is found. open: (D, K) disjuncts to aim at."""
+        x = starts(l, u, restarts, self.generator).flatten(0, 1)
+        l, u, region, open = (t.repeat(restarts, *[1] * (t.ndim - 1)) for t in (l, u, region, open))
+        aim = self._aim(x, region, open)
+        width, velocity = u - l, torch.zeros_like(x)
+        least = float("inf")
+        for i in range(self.steps):
+            if deadline.passed():
+                break
+            value, gradient, all_values = self._gradient(x, region, aim)
+            with torch.no_grad():
+                every = all_values.amin(1)
+                least = min(least, float(every.min()))
+                if least <= 0:
+                    good = torch.nonzero(every <= 0).squeeze(1)
+                    return Found(x[good[torch.argsort(every[good])[:16]]], least)
+                velocity = 0.75 * velocity + gradient / gradient.abs().amax(1, keepdim=True).clamp(min=1e-30)
+                size = 0.25 * (0.02 ** (i / max(1, self.steps - 1)))
+                x = torch.minimum(torch.maximum(x - size * width * velocity.sign(), l), u)
+        found = self.probe(x, region)
+        return Found(found.points, min(least, found.least))
+
+    def _aim(self, x: Tensor, region: Tensor, open: Tensor) -> Tensor:
+        """One open disjunct per point: half take the nearest one at their start, half are dealt out in turn."""
+        with torch.no_grad():
+            values = torch.where(open, self.targets.values(self.program.forward(x), region), float("inf"))
+        nearest = values.argmin(1)
+        turn = torch.arange(len(x), device=x.device) % open.sum(1).clamp(min=1)
+        dealt = (open.cumsum(1) == turn.unsqueeze(1) + 1).to(torch.uint8).argmax(1)
+        return torch.where(torch.arange(len(x), device=x.device) // 2 % 2 == 0, nearest, dealt)
+
+    def _gradient(self, x: Tensor, region: Tensor, aim: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hinge of the aimed disjunct (N,), its gradient (N, m), and the values of all disjuncts (N, K)."""
+        x = x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            y = self.program.forward(x)
+            t = self.targets
+            row, slot, const = t.row[region], t.slot[region], t.const[region]
+            mine = (row >= 0) & (slot == aim.unsqueeze(1))
+            most = max(1, int(mine.sum(1).max())) if mine.shape[1] else 0
+            if not most:
+                return x.new_zeros(len(x)), torch.zeros_like(x), t.values(y.detach(), region)
+            index = torch.topk(mine.to(torch.uint8) if mine.device.type == "cpu" else mine.float(), most, dim=1).indices
+            value = torch.einsum("np,nsp->ns", y, t.coef[row.gather(1, index).clamp(min=0)]) + const.gather(1, index).to(y.dtype)
+            margin = 1e-6 * (1 + value.detach().abs().amax(1, keepdim=True))
+            hinge = torch.where(mine.gather(1, index), torch.maximum(value, -margin), 0.0).sum(1)
+            (gradient,) = torch.autograd.grad(hinge.sum(), x, allow_unused=True)
+        gradient = torch.zeros_like(x) if gradient is None else torch.nan_to_num(gradient)
+        return hinge.detach(), gradient, t.values(y.detach(), region)

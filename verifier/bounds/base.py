@@ -1,0 +1,25 @@
+"""What a bounding method returns, and how it is called.
+
+A method is a function `method(program, l, u, rows, limit) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p) are coefficients over
+the output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class RowBounds(NamedTuple):
+    """Lower bounds of rows over boxes, rounding error already subtracted:
+
+        rows[d, s] @ y(x) >= plane[d, s] @ x + bias[d, s]   and   >= lb[d, s]      for every x in box d (real arithmetic)
+
+    lb is -inf where nothing is known, never NaN. The planes are as computed; `bias` includes the error, so they are sound as well.
+    """
+
+    lb: Tensor  # (D, S)
+    plane: Tensor  # (D, S, m)
+    bias: Tensor  # (D, S)
+    charge: Tensor  # (D, S): the rounding error of the row's own pass that was subtracted; tells whether more precision could help

@@ -1,0 +1,76 @@
+"""Bounding many domains: the batch is cut into chunks whose working set fits the machine, the method runs on each.
+
+On a CPU a chunk's coefficients should stay in the cache: past it every pass over them waits for memory. On a GPU a chunk should be as large as
+memory allows, since each kernel costs a launch. When memory runs out all the same, the chunk is halved and the work goes on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import METHODS
+from verifier.bounds.base import RowBounds
+from verifier.bounds.program import Program
+from verifier.ops.base import Nonlinear, size
+
+CACHE_BYTES = 4 << 20  # one coefficient tensor of a chunk on a CPU; measured best between 2 and 8 MiB on cores with 1-2 MiB of L2
+ROW_BYTES = 64 << 20  # one coefficient tensor of a single domain on a CPU, where rows do not fit the cache anyway
+
+
+class Limits(NamedTuple):
+    """How large one coefficient tensor may be: `chunk` decides how many domains go together, `rows` how rows of one chunk are cut."""
+
+    chunk: int
+    rows: int
+
+
+def limits(device: torch.device, chunk_mib: float = 0.0) -> Limits:
+    """Limits for a device, or from a setting in MiB for the whole working set (about six tensors)."""
+    if chunk_mib:
+        one = max(1, int(chunk_mib * 2**20 / 6))
+        return Limits(one, max(one, ROW_BYTES if device.type == "cpu" else one))
+    if device.type == "cpu":
+        return Limits(CACHE_BYTES, ROW_BYTES)
+    free, _ = torch.cuda.mem_get_info(device)
+    return Limits(free // 16, free // 16)
+
+
+def widest_pass(program: Program, rows: int) -> int:
+    """Entries of the largest coefficient tensor per domain, if every intermediate row is needed."""
+    most = rows
+    for k in range(1, len(program.steps)):
+        step = program.steps[k]
+        if isinstance(step.op, Nonlinear) and not program.exact[step.inputs[0]]:
+            most = max(most, 2 * size(program.shapes[step.inputs[0]]))
+    return most * max(size(s) for s in program.shapes)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the GPU or on the CPU (where torch raises a plain RuntimeError)."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def bound_rows(
+    program: Program, l: Tensor, u: Tensor, coef: Tensor, row: Tensor, method: str, limit: Limits | None = None
+) -> RowBounds:
+    """Bounds of rows coef[row] over boxes l, u (D, m) by a registered method, in chunks; coef (U, p), row (D, S). See `RowBounds`."""
+    limit = limit or limits(l.device)
+    run = METHODS[method]
+    bytes_each = widest_pass(program, row.shape[1]) * l.element_size()
+    chunk = max(1, min(len(l), limit.chunk // max(1, bytes_each)))
+    parts, at = [], 0
+    while at < len(l):
+        cut = slice(at, at + chunk)
+        try:
+            parts.append(run(program, l[cut], u[cut], coef[row[cut]], limit.rows))
+            at += chunk
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error) or (chunk == 1 and limit.rows <= 1 << 20):
+                raise
+            chunk, limit = max(1, chunk // 2), Limits(limit.chunk // 2, limit.rows // 2)
+            if l.device.type == "cuda":
+                torch.cuda.empty_cache()
+    return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t) for t in zip(*parts)))

@@ -1,0 +1,268 @@
+"""CROWN: linear bounds pushed backward from rows over the output to the input, batched over domains and rows, on any DAG.
+
+Zhang et al., "Efficient Neural Network Robustness Certification with General Activation Functions" (arXiv 1811.00866); Xu et al., "Automatic
+Perturbation Analysis for Scalable Certified Robustness and Beyond" (arXiv 2002.12920) for general graphs.
+
+A row a over some value v is rewritten step by step into a row over the input: through an affine step by its adjoint (a <- a M, bias += a b),
+through a nonlinear one by putting the lower line where a >= 0 and the upper line where a < 0. Each replacement can only lower the row's
+value, so the final a x + bias, minimised over the box, is a lower bound. An upper bound is minus the lower bound of -a.
+
+Intermediate bounds: the lines of a nonlinear step need a box around its input. Values are walked in order; each gets its interval from
+its inputs' boxes, and where a nonlinear step reads it, the entries that are loose there are bounded by backward passes of their own
+(both signs), intersected with the interval.
+
+Rounding. Every computed coefficient is taken as exact from there on; what was lost is charged to the row. The adjoint of a step whose sums have
+m terms is off by at most gamma_m |a| |M|, which acts on values of size |x|, so it costs gamma_m |a| (|M||x|), and the step's magnitude
+(`verifier.bounds.interval`) bounds |M||x| + |b|. Summed over the pass, `mass` = sum of |a| . magnitude, plus the absolute line offsets and
+|a| . |x| at the input; the charge is gamma of (the longest sum + two roundings per step) times mass. Long sums are cut into blocks of 64
+that are added in float64, so they count 64 terms. All of this is subtracted from the bounds: rows come out sound in real arithmetic.
+
+Symbols: D domains, S rows, N = D S, m input dimensions; a: (N, *shape) of the value it stands on; bias, mass: (N,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import METHODS
+from verifier.bounds.base import RowBounds
+from verifier.bounds.interval import step_interval
+from verifier.bounds.program import Program
+from verifier.ops.base import Affine, Lines, Nonlinear, gamma, size
+
+BLOCK = 64  # length of the sums that are formed in the working precision
+
+
+@dataclass
+class Trace:
+    """What one call knows of the values so far: boxes (D, *shape), lines of nonlinear steps, weights of rounding errors (flat, worst over D)."""
+
+    program: Program
+    boxes: list[tuple[Tensor, Tensor]]
+    lines: dict[int, Lines] = field(default_factory=dict)
+    weights: dict[int, Tensor] = field(default_factory=dict)
+    offsets: dict[int, Tensor] = field(default_factory=dict)
+    one_sided: set[tuple[int, int]] = field(default_factory=set)  # (k, 1): upper offsets of step k all >= 0; (k, -1): lower ones all <= 0
+
+    @property
+    def domains(self) -> int:
+        return self.boxes[0][0].shape[0]
+
+    def size_of(self, value: int) -> Tensor:
+        """Largest absolute entry of a value over all domains, flat."""
+        l, u = self.boxes[value]
+        return torch.maximum(l.abs(), u.abs()).amax(0).reshape(-1)
+
+
+@dataclass
+class Rows:
+    """A pass under way: coefficients by value, and what has been collected so far."""
+
+    live: dict[int, Tensor]
+    bias: Tensor
+    mass: Tensor
+
+
+def dot(a: Tensor, w: Tensor) -> Tensor:
+    """Sums over the last axis of a (…, n) times w (n,), at most BLOCK + log2 terms deep in the working precision."""
+    n = a.shape[-1]
+    if n <= 2 * BLOCK:
+        return torch.mv(a.reshape(-1, n), w).reshape(a.shape[:-1])
+    return block_sum(a * w)
+
+
+def block_sum(a: Tensor) -> Tensor:
+    """Sum over the last axis; blocks of BLOCK in the working precision, their sums in float64."""
+    n = a.shape[-1]
+    whole = n - n % BLOCK
+    blocks = a[..., :whole].unflatten(-1, (whole // BLOCK, BLOCK)).sum(-1) if whole else a[..., :0]
+    total = blocks.sum(-1, dtype=torch.float64)
+    if whole < n:
+        total = total + a[..., whole:].sum(-1)
+    return total.to(a.dtype)
+
+
+def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pushes rows that stand on values up to `value` down to the input; `count` = S. Returns plane (D, S, m), bias and charge (D, S)."""
+    program, live = trace.program, rows.live
+    for k in range(value, 0, -1):
+        a = live.pop(k, None)
+        if a is None:
+            continue
+        if len(program.consumers[k]) > 1:  # several rows were added up here
+            _charge(rows, a, trace.size_of(k))
+        step = program.steps[k]
+        if isinstance(step.op, Affine):
+            _collect(trace, rows, k, a)
+            parts = step.op.adjoint(a)
+        else:
+            parts = (_relaxed(trace, rows, k, a, count),)
+        for i, part in zip(step.inputs, parts):
+            live[i] = live[i] + part if i in live else part
+    domains = trace.domains
+    a = live.pop(0, None)
+    if a is None:
+        a = rows.bias.new_zeros((domains * count, program.n_in))
+    _charge(rows, a, trace.size_of(0))
+    terms = max(2 * BLOCK, max(s.op.terms[1] for s in program.steps[1:] if isinstance(s.op, Affine)) if program.steps[1:] else 0)
+    charge = rows.mass * (1.01 * gamma(terms + 4 * len(program.steps) + 8, a.dtype))
+    return a.view(domains, count, -1), rows.bias.view(domains, count), charge.view(domains, count)
+
+
+def _charge(rows: Rows, a: Tensor, weight: Tensor) -> None:
+    rows.mass += dot(a.reshape(len(a), -1).abs(), weight)
+
+
+def _collect(trace: Trace, rows: Rows, k: int, a: Tensor) -> None:
+    """Bias and rounding of an affine step."""
+    if k in trace.offsets:
+        rows.bias += dot(a.reshape(len(a), -1), trace.offsets[k])
+    if k in trace.weights:
+        _charge(rows, a, trace.weights[k])
+
+
+def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
+    """Puts lines in place of a nonlinear step; a (N, *out) to (N, *in)."""
+    lines, n = trace.lines[k], a.shape[0]
+    wide = a.reshape(trace.domains, count, -1)
+    pos = wide.clamp(min=0)
+    neg = wide - pos
+    for part, offset, sign in ((pos, lines.lo_b, -1), (neg, lines.up_b, 1)):
+        if offset is None:
+            continue
+        flat = (part * offset.view(trace.domains, 1, -1)).view(n, -1)
+        ones = flat.new_ones(flat.shape[-1])
+        total = dot(flat, ones)
+        rows.bias += total
+        # Where all offsets have the sign that makes every product <= 0, the sum of absolute values is at hand.
+        rows.mass += -total if (k, sign) in trace.one_sided else dot(flat.abs_(), ones)
+    out = pos.mul_(lines.lo_a.view(trace.domains, 1, -1)).add_(neg.mul_(lines.up_a.view(trace.domains, 1, -1)))
+    out = out.view(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
+    if not isinstance(_producer(trace.program, k), Affine):  # no affine step below will cover the product's rounding
+        _charge(rows, out, trace.size_of(trace.program.steps[k].inputs[0]))
+    return out
+
+
+def _producer(program: Program, k: int):
+    i = program.steps[k].inputs[0]
+    return program.steps[i].op if i else None
+
+
+def concretise(plane: Tensor, l: Tensor, u: Tensor) -> Tensor:
+    """Minimum of plane (D, S, m) @ x over boxes l, u (D, m): (D, S)."""
+    terms = plane.clamp(min=0).mul_(l.unsqueeze(1)).add_(plane.clamp(max=0).mul_(u.unsqueeze(1)))
+    return terms.sum(-1) if terms.shape[-1] <= 2 * BLOCK else block_sum(terms)
+
+
+def _seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
+    """Rows ±(entry index of value) for (D, K) flat indices: K positive rows, then K negative ones. Returns them and the value to start at."""
+    domains, k = index.shape
+    op = trace.program.steps[value].op if value else None
+    flat = index.reshape(-1)
+    bias = mass = None
+    if isinstance(op, Affine):
+        parts = dict(zip(trace.program.steps[value].inputs, op.rows(flat)))
+        offset, weight = trace.offsets.get(value), trace.weights.get(value)
+        bias = None if offset is None else offset[flat]
+        mass = None if weight is None else weight[flat]
+    else:
+        unit = torch.zeros((len(flat), size(trace.program.shapes[value])), dtype=trace.boxes[0][0].dtype, device=index.device)
+        parts = {value: unit.scatter_(1, flat[:, None], 1.0).view(-1, *trace.program.shapes[value])}
+    zero = torch.zeros(len(flat), dtype=trace.boxes[0][0].dtype, device=index.device)
+
+    def both(x: Tensor, sign: float) -> Tensor:
+        x = x.view(domains, k, *x.shape[1:])
+        return torch.cat([x, x if sign > 0 else -x], 1).flatten(0, 1)
+
+    bias, mass = (both(zero if t is None else t, sign) for t, sign in ((bias, -1.0), (mass, 1.0)))
+    start = value - 1 if isinstance(op, Affine) else value
+    return Rows({i: both(a, -1.0) for i, a in parts.items()}, bias, mass), start
+
+
+def _tighten(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
+    """Intersects the box of `value` with backward bounds of its loose entries (bool, (D, *shape)); row blocks keep tensors under `limit` bytes."""
+    l, u = (t.flatten(1) for t in trace.boxes[value])
+    loose = loose.flatten(1)
+    most = int(loose.sum(1).max())
+    if not most:
+        return
+    # Loose entries first; domains with fewer than `most` are padded with settled ones, for which a second bound does no harm.
+    index = torch.topk(loose.to(torch.uint8) if loose.device.type == "cpu" else loose.float(), most, dim=1).indices
+    widest = max(size(s) for s in trace.program.shapes[: value + 1])
+    block = max(1, int(limit // max(1, 2 * trace.domains * widest * l.element_size())))
+    x_l, x_u = trace.boxes[0]
+    new_l, new_u = l.clone(), u.clone()
+    for part in index.split(block, dim=1):
+        rows, start = _seed(trace, value, part)
+        plane, bias, charge = backward(trace, start, rows, 2 * part.shape[1])
+        low = concretise(plane, x_l, x_u) + bias - charge
+        below, above = low[:, : part.shape[1]], -low[:, part.shape[1] :]
+        below = torch.where(torch.isfinite(below), below, -float("inf"))
+        above = torch.where(torch.isfinite(above), above, float("inf"))
+        new_l.scatter_(1, part, torch.maximum(below, l.gather(1, part)))
+        new_u.scatter_(1, part, torch.minimum(above, u.gather(1, part)))
+    # Both are valid boxes of a non-empty set, so they cross only by a hair of rounding; there the interval stands.
+    crossed = new_l > new_u
+    shape = (-1, *trace.program.shapes[value])
+    trace.boxes[value] = (torch.where(crossed, l, new_l).view(shape), torch.where(crossed, u, new_u).view(shape))
+
+
+def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: bool = True) -> Trace:
+    """Boxes and lines of every value over input boxes l, u (D, m)."""
+    trace = Trace(program, [(l, u)])
+    done: set[int] = set()  # a value's box is final once a nonlinear step has read it
+    for k in range(1, len(program.steps)):
+        step = program.steps[k]
+        if isinstance(step.op, Nonlinear):
+            i = step.inputs[0]
+            if tighten and not program.exact[i] and i not in done:
+                readers = [program.steps[c].op for c in program.consumers[i]]
+                loose = [op.loose(*trace.boxes[i]) for op in readers if isinstance(op, Nonlinear)]
+                _tighten(trace, i, torch.stack(loose).any(0) if len(loose) > 1 else loose[0], limit)
+                done.add(i)
+        low, high, magnitude = step_interval(step, [trace.boxes[i] for i in step.inputs])
+        trace.boxes.append((low, high))
+        if isinstance(step.op, Nonlinear):
+            lines = trace.lines[k] = step.op.relax(*trace.boxes[step.inputs[0]])
+            for offset, sign in ((lines.lo_b, -1), (lines.up_b, 1)):
+                if offset is not None and bool((offset * sign >= 0).all()):
+                    trace.one_sided.add((k, sign))
+        elif isinstance(step.op, Affine):
+            offset = step.op.offset()
+            if offset is not None:
+                trace.offsets[k] = offset.reshape(-1).contiguous()
+            if magnitude is not None:
+                trace.weights[k] = magnitude.amax(0).reshape(-1)
+            elif step.op.terms[1] > 1:  # a move whose adjoint adds up repeated entries
+                trace.weights[k] = trace.size_of(k)
+    return trace
+
+
+@METHODS.add("crown")
+def crown(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+    """CROWN bounds of rows (D, S, p) over boxes l, u (D, m); `limit` bytes bound the size of one coefficient tensor."""
+    trace = trace_values(program, l, u, limit)
+    return final_rows(trace, rows, limit)
+
+
+def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
+    """Backward bounds of rows (D, S, p) over the output, given a trace."""
+    widest = max(size(s) for s in trace.program.shapes)
+    block = max(1, int(limit // max(1, trace.domains * widest * rows.element_size())))
+    l, u = trace.boxes[0]
+    parts = []
+    for part in rows.split(block, dim=1):
+        count = part.shape[1]
+        flat = part.reshape(-1, part.shape[-1])
+        zero = flat.new_zeros(len(flat))
+        # The rows themselves were rounded once to the working precision: one more unit on every entry of y.
+        start = Rows({trace.program.output: flat}, zero.clone(), zero.clone())
+        _charge(start, flat, trace.size_of(trace.program.output))
+        plane, bias, charge = backward(trace, trace.program.output, start, count)
+        bias = bias - charge
+        low = concretise(plane, l, u) + bias
+        parts.append(RowBounds(torch.where(torch.isfinite(low), low, -float("inf")), plane, bias, charge))
+    return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t, 1) for t in zip(*parts)))

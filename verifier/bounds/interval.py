@@ -1,0 +1,70 @@
+"""Interval bounds: one box per value, pushed forward; sound in the presence of rounding.
+
+For an affine step with centre c and radius r of its inputs, y lies in M c + b ± |M| r. Evaluated in floating point, M c + b is off by at
+most gamma |M||c| + |b| and |M| r by gamma |M| r (gamma as in `verifier.ops.base`), so the box is widened by twice gamma times
+
+    magnitude = |M| (|c| + r) + |b|,
+
+which bounds |y| too and is kept: the backward pass (`verifier.bounds.crown`) uses it as the weight of its own rounding errors.
+
+Symbols: D domains; l, u: (D, *shape) of a value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import METHODS
+from verifier.bounds.base import RowBounds
+from verifier.bounds.program import Program, Step
+from verifier.ops.base import Affine, Move, gamma
+
+Box = tuple[Tensor, Tensor]
+
+
+def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """l, u of a step from its inputs' boxes, and the magnitude (D, *shape) for affine steps that round (None elsewhere)."""
+    op = step.op
+    if isinstance(op, Move):
+        return op.forward(*(l for l, _ in boxes)), op.forward(*(u for _, u in boxes)), None
+    if not isinstance(op, Affine):
+        return *op.interval(*boxes), None
+    eps, tiny = torch.finfo(boxes[0][0].dtype).eps, torch.finfo(boxes[0][0].dtype).tiny
+    centres, radii = [], []
+    for l, u in boxes:
+        c = l + (u - l) / 2
+        centres.append(c)
+        radii.append(torch.maximum(u - c, c - l) * (1 + 2 * eps))
+    y, r = op.forward(*centres), op.absolute(*radii)
+    magnitude = op.absolute(*(c.abs() + r for c, r in zip(centres, radii)))
+    offset = op.offset()
+    if offset is not None:
+        magnitude = magnitude + offset.abs()
+    terms = op.terms[0]
+    slack = 2 * gamma(terms + 4, y.dtype) * magnitude + terms * tiny
+    l, u = y - r - slack, y + r + slack
+    wild = torch.isnan(l) | torch.isnan(u)  # infinite ends meet zeros or each other: nothing is known
+    inf = float("inf")
+    return torch.where(wild, -inf, l), torch.where(wild, inf, u), torch.where(torch.isfinite(magnitude), magnitude, inf)
+
+
+def rows_from_box(rows: Tensor, l: Tensor, u: Tensor) -> Tensor:
+    """Lower bound (D, S) of rows (D, S, p) @ y for y in [l, u] (D, p), rounded down; -inf where a bound is not finite."""
+    up, down = rows.clamp(min=0), rows.clamp(max=0)
+    magnitude = (rows.abs() * torch.maximum(l.abs(), u.abs()).unsqueeze(1)).sum(-1)
+    low = (up * l.unsqueeze(1) + down * u.unsqueeze(1)).sum(-1)
+    low = low - 2 * gamma(rows.shape[-1] + 4, rows.dtype) * magnitude
+    return torch.where(torch.isfinite(low), low, -float("inf"))
+
+
+@METHODS.add("interval")
+def interval(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+    """Interval bounds of rows (D, S, p) over boxes l, u (D, m); the planes are constants. `limit` is not needed."""
+    values: list[Box] = [(l, u)]
+    for step in program.steps[1:]:
+        low, high, _ = step_interval(step, [values[i] for i in step.inputs])
+        values.append((low, high))
+    lb = rows_from_box(rows, *values[program.output])
+    plane = rows.new_zeros((*rows.shape[:2], l.shape[-1]))
+    return RowBounds(lb, plane, lb, torch.zeros_like(lb))

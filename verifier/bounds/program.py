@@ -1,0 +1,128 @@
+"""A network bound to operators: the straight-line program that every bounding method and attack walks over.
+
+Value 0 is the flat input t (m,); value k > 0 is the result of step k; the last value is the flat output (p,). Binding rounds each constant
+once to the working precision. A program holds no bounds and never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.net.graph import Network, Node
+from verifier.ops import OPS
+from verifier.ops.base import Affine, Move, Nonlinear, Operator, Site, Unsuitable, size
+from verifier.result import UnsupportedError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator and the values it reads (only those that depend on the input, in the operator's order)."""
+
+    node: Node
+    op: Operator
+    inputs: tuple[int, ...]
+
+
+class Program:
+    """`network` must have one flat input and one flat output (see `verifier.problem`). Raises UnsupportedError for what cannot be bound."""
+
+    def __init__(self, network: Network, dtype: torch.dtype, device: torch.device | str):
+        OPS.load()
+        self.network, self.dtype, self.device = network, dtype, torch.device(device)
+        place = {network.inputs[0].name: 0}
+        self.steps: list[Step | None] = [None]
+        missing = []
+        for node in network.nodes:
+            site = self._site(node, place)
+            try:
+                if node.kind not in OPS:
+                    raise Unsuitable("no such operator")
+                op = OPS[node.kind](site)
+            except Unsuitable as why:
+                missing.append((node.origin or node.name, f"{node.kind} ({why})", network.opset, node.shape))
+                op = None
+            self.steps.append(Step(node, op, tuple(place[n] for n in node.inputs if n in place)))
+            place[node.name] = len(self.steps) - 1
+        if missing:
+            raise UnsupportedError(network.source, missing)
+        self.output = place[network.outputs[0].name]
+        self.shapes = [network.inputs[0].shape] + [s.node.shape for s in self.steps[1:]]
+
+    def _site(self, node: Node, place: dict[str, int]) -> Site:
+        """The node's surroundings; an input that is neither variable nor constant is absent."""
+        constants, shapes = [], []
+        for name in node.inputs:
+            value = None if name in place or not name else self.network.constants[name]
+            constants.append(value)
+            if name in place:
+                k = place[name]
+                shapes.append(self.network.inputs[0].shape if k == 0 else self.steps[k].node.shape)
+            else:
+                shapes.append(None if value is None else tuple(np.shape(value)))
+        return Site(node.kind, node.origin or node.name, node.attrs, tuple(constants), tuple(shapes), node.shape, self.network.opset,
+                    self.dtype, self.device, node.dtype)
+
+    @property
+    def n_in(self) -> int:
+        return size(self.network.inputs[0].shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, m) to (N, p), through the operators' own forward; differentiable where they are."""
+        values: list[Tensor | None] = [x] + [None] * (len(self.steps) - 1)
+        last_use = self._last_use
+        for k in range(1, len(self.steps)):
+            step = self.steps[k]
+            values[k] = step.op.forward(*(values[i] for i in step.inputs))
+            for i in step.inputs:
+                if last_use[i] == k:
+                    values[i] = None  # free what nobody reads any more
+        return values[self.output]
+
+    @cached_property
+    def _last_use(self) -> list[int]:
+        last = [0] * len(self.steps)
+        for k in range(1, len(self.steps)):
+            for i in self.steps[k].inputs:
+                last[i] = k
+        return last
+
+    @cached_property
+    def consumers(self) -> list[list[int]]:
+        """For every value the steps that read it."""
+        readers: list[list[int]] = [[] for _ in self.steps]
+        for k in range(1, len(self.steps)):
+            for i in set(self.steps[k].inputs):
+                readers[i].append(k)
+        return readers
+
+    def without_bounds(self) -> list[Step]:
+        """The steps whose operator can only be run forward."""
+        return [s for s in self.steps[1:] if not isinstance(s.op, (Affine, Nonlinear))]
+
+    @cached_property
+    def exact(self) -> list[bool]:
+        """Values whose interval is already the best box: reached from the input by entry-wise maps and at most one that mixes entries.
+
+        True only spares work: elsewhere a backward pass may tighten the interval.
+        """
+        plain = [True] + [False] * (len(self.steps) - 1)  # every entry still depends on one coordinate alone
+        exact = list(plain)
+        for k in range(1, len(self.steps)):
+            step = self.steps[k]
+            sources = [plain[i] for i in step.inputs]
+            if isinstance(step.op, Move):
+                plain[k] = all(sources)
+                exact[k] = all(exact[i] for i in step.inputs)
+            elif isinstance(step.op, Affine) and len(step.inputs) == 1 and step.op.terms[0] <= 2:
+                plain[k], exact[k] = sources[0], exact[step.inputs[0]]
+            else:
+                exact[k] = isinstance(step.op, Affine) and len(step.inputs) == 1 and sources[0]
+                # A function of one number keeps an entry's dependence on a single coordinate.
+                if isinstance(step.op, Nonlinear) and len(step.inputs) == 1:
+                    plain[k] = exact[k] = sources[0]
+        return exact

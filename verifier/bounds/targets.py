@@ -1,0 +1,75 @@
+"""The property's rows on the device: what must be bounded for which domain, and what a point satisfies.
+
+A region has disjuncts (slots 0 … K_r - 1), a disjunct has rows `coef[row] @ y + const <= 0`. Tables are padded to the longest region.
+Symbols: R regions, S rows of a region, K slots, U distinct coefficient rows, p outputs, D domains, N points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.problem import Problem
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Rows chosen for D domains, padded: `row` (D, S) indices into coef (0 where padded), const float64, slot, and `real` bool (not padding)."""
+
+    row: Tensor
+    const: Tensor
+    slot: Tensor
+    real: Tensor
+
+
+class Targets:
+    """The tables of a `Problem` as tensors; `coef` in the working precision, constants in float64."""
+
+    def __init__(self, problem: Problem, dtype: torch.dtype, device: torch.device | str):
+        self.coef = torch.from_numpy(problem.coef).to(device, dtype)
+        self.row = torch.from_numpy(problem.row).to(device)
+        self.const = torch.from_numpy(problem.const).to(device)
+        self.slot = torch.from_numpy(problem.slot).to(device)
+        self.slots = torch.from_numpy(problem.slots).to(device)
+        self.n_slots = int(problem.slots.max()) if len(problem.slots) else 0
+
+    def start(self, region: Tensor) -> Tensor:
+        """The open disjuncts (D, K) of fresh domains: all that the region has."""
+        return torch.arange(self.n_slots, device=region.device) < self.slots[region].unsqueeze(1)
+
+    def pick(self, region: Tensor, open: Tensor) -> Picked:
+        """The rows of the open disjuncts (D, K) of domains in the given regions (D,)."""
+        row, slot = self.row[region], self.slot[region]
+        wanted = (row >= 0) & open.gather(1, slot)
+        most = max(1, int(wanted.sum(1).max())) if wanted.numel() else 1
+        if row.shape[1] == 0:
+            pad = region.new_zeros((len(region), 1))
+            return Picked(pad, pad.double(), pad, pad.bool())
+        index = torch.topk(wanted.to(torch.uint8) if wanted.device.type == "cpu" else wanted.float(), most, dim=1).indices
+        real = wanted.gather(1, index)
+        return Picked(row.gather(1, index).clamp(min=0), self.const[region].gather(1, index), slot.gather(1, index), real)
+
+    def refuted(self, picked: Picked, lb: Tensor) -> Tensor:
+        """Disjuncts (D, K) with a row whose bound proves it positive; lb (D, S) float64 is sound, so all that is asked is lb > 0 and finite."""
+        proved = picked.real & torch.isfinite(lb) & (lb > 0)
+        hit = torch.zeros((len(lb), self.n_slots), dtype=torch.uint8, device=lb.device)
+        return hit.scatter_reduce_(1, picked.slot, proved.to(torch.uint8), "amax", include_self=True).bool()
+
+    def values(self, y: Tensor, region: Tensor) -> Tensor:
+        """For points y (N, p) in regions (N,): the largest row of every disjunct (N, K), float64; a disjunct holds where it is <= 0.
+
+        Slots that the region lacks are +inf; NaN counts as +inf.
+        """
+        worst = torch.full((len(y), self.n_slots), -float("inf"), dtype=torch.float64, device=y.device)
+        if self.row.shape[1]:
+            row, slot = self.row[region], self.slot[region]
+            if len(self.coef) <= 4 * row.shape[1]:
+                value = (y @ self.coef.T).gather(1, row.clamp(min=0))
+            else:
+                value = torch.einsum("np,nsp->ns", y, self.coef[row.clamp(min=0)])
+            value = value.double() + self.const[region]
+            value = torch.where(row >= 0, torch.nan_to_num(value, nan=float("inf")), -float("inf"))
+            worst = worst.scatter_reduce(1, slot, value, "amax", include_self=True)
+        return torch.where(self.start(region), worst, float("inf"))

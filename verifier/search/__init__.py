@@ -1,0 +1,1 @@
+"""The search: `domains` (the pool), `bab` (the loop), `strategy` (what to run, and why)."""

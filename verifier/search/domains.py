@@ -1,0 +1,101 @@
+"""The pool of open domains: a struct of arrays on the device, without a Python object per domain.
+
+A domain is a box of a region, the set of the region's disjuncts that are still open in it, its score (the least, over open disjuncts, of
+the best row bound: how far it is from refutation; lower is worse) and the dimensions to split next, best first.
+
+Symbols: D domains, m dimensions, K disjuncts of a region at most, P preferred dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Domains:
+    """Arrays of one length D. `lower`, `upper` (D, m); `region` (D,); `open` (D, K) bool; `score` (D,) float64; `prefer` (D, P) int64."""
+
+    lower: Tensor
+    upper: Tensor
+    region: Tensor
+    open: Tensor
+    score: Tensor
+    prefer: Tensor
+
+    def __len__(self) -> int:
+        return len(self.region)
+
+    def take(self, index: Tensor) -> Domains:
+        """The domains at an index or mask."""
+        return Domains(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @staticmethod
+    def join(parts: list[Domains]) -> Domains:
+        return Domains(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Domains)))
+
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (getattr(self, f.name) for f in fields(self)))
+
+
+class Pool:
+    """Open domains waiting to be split. Keeps what fits `limit` bytes; past half of it, the order turns from worst-first to nearly-done-first,
+
+    which empties the pool instead of widening it.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.held: Domains | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.held is None else len(self.held)
+
+    def bytes(self) -> int:
+        return 0 if self.held is None else self.held.bytes()
+
+    def add(self, domains: Domains) -> None:
+        if len(domains):
+            self.held = domains if self.held is None else Domains.join([self.held, domains])
+
+    def pop(self, count: int) -> Domains:
+        """Removes and returns up to `count` domains: those furthest from refutation, or the nearest when memory is short."""
+        held = self.held
+        if count >= len(held):
+            self.held = None
+            return held
+        crowded = 2 * held.bytes() > self.limit
+        chosen = torch.topk(held.score, count, largest=crowded, sorted=False).indices
+        rest = torch.ones(len(held), dtype=torch.bool, device=held.region.device)
+        rest[chosen] = False
+        self.held = held.take(rest)
+        return held.take(chosen)
+
+    def worst(self, count: int) -> Domains:
+        """The `count` domains furthest from refutation, left in the pool."""
+        chosen = torch.topk(self.held.score, min(count, len(self.held)), largest=False).indices
+        return self.held.take(chosen)
+
+
+def split(domains: Domains, levels: int) -> tuple[Domains, Tensor]:
+    """Halves every domain along its first preferred dimensions, `levels` of them: (D 2^levels) children that cover their parents exactly.
+
+    A dimension whose middle is one of its ends is as fine as the working precision allows and is not halved. Returns the children and, for
+    every parent, whether no dimension could be halved (such a parent yields one child, itself).
+    """
+    children, whole = domains, torch.ones(len(domains), dtype=torch.bool, device=domains.region.device)
+    origin = torch.arange(len(domains), device=domains.region.device)
+    for level in range(levels):
+        d = children.prefer[:, level : level + 1]
+        l, u = children.lower.gather(1, d), children.upper.gather(1, d)
+        mid = l + (u - l) / 2
+        can = ((mid > l) & (mid < u)).squeeze(1)
+        whole[origin[can]] = False
+        left, right = children.take(slice(None)), children.take(can)
+        left.upper = torch.where(can.unsqueeze(1), left.upper.scatter(1, d, mid), left.upper)
+        right.lower = right.lower.scatter(1, d[can], mid[can])
+        children = Domains.join([left, right])
+        origin = torch.cat([origin, origin[can]])
+    return children, whole

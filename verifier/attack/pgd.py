@@ -99,7 +99,7 @@ class Attack:
             if not most:
                 return x.new_zeros(len(x)), torch.zeros_like(x), t.values(y.detach(), region)
             index = torch.topk(mine.to(torch.uint8) if mine.device.type == "cpu" else mine.float(), most, dim=1).indices
-            value = torch.einsum("np,nsp->ns", y, t.coef[row.gather(1, index).clamp(min=0)]) + const.gather(1, index).to(y.dtype)
+            value = t.apply(y, row.gather(1, index).clamp(min=0)) + const.gather(1, index).to(y.dtype)
             margin = 1e-6 * (1 + value.detach().abs().amax(1, keepdim=True))
             hinge = torch.where(mine.gather(1, index), torch.maximum(value, -margin), 0.0).sum(1)
             (gradient,) = torch.autograd.grad(hinge.sum(), x, allow_unused=True)

@@ -65,11 +65,13 @@ class Targets:
         worst = torch.full((len(y), self.n_slots), -float("inf"), dtype=torch.float64, device=y.device)
         if self.row.shape[1]:
             row, slot = self.row[region], self.slot[region]
-            if len(self.coef) <= 4 * row.shape[1]:
-                value = (y @ self.coef.T).gather(1, row.clamp(min=0))
-            else:
-                value = torch.einsum("np,nsp->ns", y, self.coef[row.clamp(min=0)])
-            value = value.double() + self.const[region]
+            value = self.apply(y, row.clamp(min=0)).double() + self.const[region]
             value = torch.where(row >= 0, torch.nan_to_num(value, nan=float("inf")), -float("inf"))
             worst = worst.scatter_reduce(1, slot, value, "amax", include_self=True)
         return torch.where(self.start(region), worst, float("inf"))
+
+    def apply(self, y: Tensor, row: Tensor) -> Tensor:
+        """coef[row] @ y for points y (N, p) and indices row (N, S): (N, S). Differentiable in y."""
+        if len(self.coef) <= 8 * row.shape[1]:  # one product for all distinct rows costs less than gathering a copy per point
+            return (y @ self.coef.T).gather(1, row)
+        return torch.einsum("np,nsp->ns", y, self.coef[row])

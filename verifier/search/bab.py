@@ -1,0 +1,272 @@
+"""Branch and bound: bound a batch of domains, drop what is refuted, look for counterexamples in the rest, split, repeat.
+
+What makes `unsat` right. At the start the domains are the property's regions with all their disjuncts open. A disjunct is closed in a domain
+only when a row of it is proved positive over the whole box (`Targets.refuted`: finite and > 0 after the rounding error was subtracted).
+Children cover their parent exactly (`domains.split`: both share the same middle) and inherit what is closed. A domain leaves only when all
+its disjuncts are closed, and `unsat` is said only when none is left and none was set aside. Boxes are rounded outward from the property's
+float64 ends once, at the start.
+
+What makes `sat` right: nothing here. Candidates go to `confirm`, which replays them in ONNX Runtime; what it refuses is no counterexample.
+
+Precision. Domains that float32 fails to refute only by its own rounding charge are bounded again in float64.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.attack.pgd import Attack, Found
+from verifier.bounds.chunks import Limits, bound_rows
+from verifier.bounds.program import Program
+from verifier.bounds.targets import Picked, Targets
+from verifier.branching import HEURISTICS
+from verifier.config import Config
+from verifier.events import Deadline, Event, Listener
+from verifier.problem import Problem
+from verifier.result import Verdict, Witness
+from verifier.search.domains import Domains, Pool, split
+
+PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
+ROUND_SECONDS = 1.0  # a round aims to take no longer, so that deadline, attack and progress get their turn
+
+
+@dataclass
+class Outcome:
+    """How a search ended."""
+
+    verdict: Verdict
+    reason: str
+    witness: Witness | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    stats: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Parts:
+    """What the loop is put together from. `confirm` takes a whole input (n,) float64 and returns a Witness if ONNX Runtime agrees."""
+
+    problem: Problem
+    program: Program
+    targets: Targets
+    attack: Attack | None
+    confirm: Callable[[np.ndarray], Witness | None]
+    limit: Limits
+    memory: int  # bytes the pool may take
+
+
+class Search:
+    """One run over one problem. Values out: everything it learns is in the Outcome."""
+
+    def __init__(self, parts: Parts, config: Config, deadline: Deadline, listener: Listener):
+        self.parts, self.config, self.deadline, self.listener = parts, config, deadline, listener
+        self.score = HEURISTICS.load()[config.branching.method]
+        self.pool = Pool(parts.memory)
+        self.witness: Witness | None = None
+        self.unsplittable = 0
+        self.seconds = {"attack": 0.0, "bounds": 0.0, "replay": 0.0}
+        self.stats = {"domains": 0, "rounds": 0, "rechecked in float64": 0, "replays refused": 0, "most domains waiting": 0}
+        self.fine: tuple[Program, Targets] | None = None
+        self.rate = 0.0  # domains bounded per second
+        self.started = time.monotonic()
+
+    # --- the loop ------------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Searches until an answer, the deadline, or the limit of rounds."""
+        fresh = self._regions()
+        self.scale = (fresh.upper - fresh.lower).amax(0).clamp(min=torch.finfo(fresh.lower.dtype).tiny)
+        self._attack(fresh, first=True)
+        at = 0
+        while self.witness is None and not self.deadline.passed():
+            if at < len(fresh):
+                count = min(self._batch(), len(fresh) - at)
+                children = fresh.take(slice(at, at + count))
+                at += count
+            elif len(self.pool):
+                children = self._children()
+            else:
+                break
+            self._round(children)
+            if at >= len(fresh) and len(self.pool):
+                self._attack(self.pool.worst(16), first=False)
+            if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
+                break
+        return self._outcome(done=at >= len(fresh) and not len(self.pool))
+
+    def attack_only(self, unbounded: tuple[str, ...], deadline: Deadline) -> Outcome:
+        """Attacks until this search's own deadline; for networks that cannot be bounded. `deadline` is the run's."""
+        domains = self._regions()
+        while self.witness is None and not self.deadline.passed() and self.config.attack.method != "none":
+            chosen = torch.randint(len(domains), (min(64, len(domains)),), generator=self.parts.attack.generator)
+            self.started = -float("inf")  # no share to keep: there is nothing else to do
+            self._attack(domains.take(chosen.to(domains.region.device)), first=False)
+        if self.witness is not None:
+            return self._outcome(done=False)
+        reason = f"no bounds for {', '.join(unbounded)}, and no counterexample was found"
+        return Outcome(Verdict.TIMEOUT if deadline.passed() else Verdict.UNKNOWN, reason, None, dict(self.seconds), dict(self.stats))
+
+    def _regions(self) -> Domains:
+        """The regions as domains, their ends rounded outward to the working precision."""
+        p, program = self.parts.problem, self.parts.program
+        lower = outward(torch.from_numpy(p.lower), program.dtype, -1).to(program.device)
+        upper = outward(torch.from_numpy(p.upper), program.dtype, 1).to(program.device)
+        region = torch.arange(len(lower), device=program.device)
+        zero = torch.zeros(len(lower), dtype=torch.float64, device=program.device)
+        prefer = torch.zeros((len(lower), min(PREFERRED, lower.shape[1])), dtype=torch.int64, device=program.device)
+        return Domains(lower, upper, region, self.parts.targets.start(region), zero, prefer)
+
+    def _batch(self) -> int:
+        """How many domains to bound now: what a round's time allows."""
+        most = self.config.search.batch
+        if not self.rate:
+            return min(most, 64)
+        return int(max(1, min(most, self.rate * min(ROUND_SECONDS, max(0.05, self.deadline.left() / 4)))))
+
+    def _children(self) -> Domains:
+        """Takes domains from the pool and splits them, several levels at once while there are few."""
+        batch = max(2, self._batch())
+        parents = self.pool.pop(max(1, batch // 2))
+        levels = 1
+        while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, 256):
+            levels += 1
+        children, whole = split(parents, levels)
+        stuck = int(whole.sum())
+        if stuck:
+            self.unsplittable += stuck
+            keep = torch.ones(len(children), dtype=torch.bool, device=whole.device)
+            keep[torch.nonzero(whole).squeeze(1)] = False  # an unsplit parent stands at its own place among the children
+            children = children.take(keep)
+        return children
+
+    def _round(self, children: Domains) -> None:
+        if not len(children):
+            return
+        start = time.monotonic()
+        kept, points, region = self._bound(children)
+        spent = time.monotonic() - start
+        self.rate = len(children) / max(spent, 1e-6) if not self.rate else 0.5 * self.rate + 0.5 * len(children) / max(spent, 1e-6)
+        self.seconds["bounds"] += spent
+        self.stats["domains"] += len(children)
+        self.stats["rounds"] += 1
+        self.pool.add(kept)
+        self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.pool))
+        if len(points) and self.parts.attack is not None:
+            self._try(self.parts.attack.probe(points, region))
+        self.listener(Event("search", "round", {
+            "domains": self.stats["domains"], "waiting": len(self.pool), "per second": round(self.rate),
+            "worst bound": float(self.pool.held.score.min()) if len(self.pool) else 0.0,
+        }))
+
+    # --- bounding ------------------------------------------------------------------------------------------------------------------------
+
+    def _bound(self, domains: Domains) -> tuple[Domains, Tensor, Tensor]:
+        """The domains that stay open, with scores and preferred dimensions; and candidate points (N, m) with their regions."""
+        targets = self.parts.targets
+        picked = targets.pick(domains.region, domains.open)
+        bounds = bound_rows(self.parts.program, domains.lower, domains.upper, targets.coef, picked.row, self.config.bounds.method,
+                            self.parts.limit)
+        lb = bounds.lb.double() + picked.const
+        closed = targets.refuted(picked, lb)
+        open = domains.open & ~closed
+        if self.parts.program.dtype == torch.float32:
+            nearly = open & ~targets.refuted(picked, lb + 4 * bounds.charge.double())
+            doubt = torch.nonzero(open.any(1) & ~nearly.any(1)).squeeze(1)
+            if len(doubt):
+                open[doubt] &= ~self._closed_in_float64(domains.take(doubt), open[doubt])
+        alive = torch.nonzero(open.any(1)).squeeze(1)
+        if not len(alive):
+            return domains.take(alive), domains.lower[alive], domains.region[alive]
+        kept = Domains(domains.lower[alive], domains.upper[alive], domains.region[alive], open[alive], domains.score[alive],
+                       domains.prefer[alive])
+        picked = Picked(picked.row[alive], picked.const[alive], picked.slot[alive],
+                        picked.real[alive] & kept.open.gather(1, picked.slot[alive]))
+        lb, plane = lb[alive], bounds.plane[alive]
+        kept.score, speaker = best_rows(picked, lb, kept.open)
+        points = torch.where(plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1) > 0, kept.lower, kept.upper)
+        scale = self.scale.unsqueeze(0)
+        preference = self.score(kept.lower, kept.upper, scale, plane, lb, picked, targets.n_slots)
+        fine = torch.finfo(kept.lower.dtype).eps
+        narrow = (kept.upper - kept.lower) <= fine * torch.maximum(kept.lower.abs(), kept.upper.abs())
+        preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))
+        kept.prefer = torch.topk(preference, kept.prefer.shape[1], dim=1).indices
+        middle = kept.lower + (kept.upper - kept.lower) / 2
+        return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
+
+    def _closed_in_float64(self, domains: Domains, open: Tensor) -> Tensor:
+        """Disjuncts (D, K) that float64 refutes."""
+        if self.fine is None:
+            p = self.parts
+            self.fine = Program(p.problem.network, torch.float64, p.program.device), Targets(p.problem, torch.float64, p.program.device)
+        program, targets = self.fine
+        self.stats["rechecked in float64"] += len(domains)
+        picked = targets.pick(domains.region, open)
+        bounds = bound_rows(program, domains.lower.double(), domains.upper.double(), targets.coef, picked.row, self.config.bounds.method,
+                            self.parts.limit)
+        return targets.refuted(picked, bounds.lb + picked.const)
+
+    # --- counterexamples -----------------------------------------------------------------------------------------------------------------
+
+    def _attack(self, domains: Domains, first: bool) -> None:
+        """Gradient attack on some domains, within its share of the time."""
+        attack, c = self.parts.attack, self.config.attack
+        if attack is None or c.method == "none" or self.witness is not None or not len(domains):
+            return
+        elapsed = time.monotonic() - self.started
+        if not first and self.seconds["attack"] > c.share * elapsed:
+            return
+        start = time.monotonic()
+        domains = domains.take(slice(0, 64))
+        allowed = self.deadline.sooner(max(0.2, 0.05 * self.deadline.left()) if first else max(0.2, c.share * elapsed))
+        restarts = max(1, c.restarts // len(domains))
+        self._try(attack.descend(domains.lower, domains.upper, domains.region, domains.open, restarts, allowed))
+        self.seconds["attack"] += time.monotonic() - start
+
+    def _try(self, found: Found) -> None:
+        """Replays candidates until one is confirmed."""
+        start = time.monotonic()
+        points = found.points.detach().double().cpu().numpy()
+        for x in self.parts.problem.lift(points):
+            self.witness = self.parts.confirm(x)
+            if self.witness is not None or self.deadline.passed():
+                break
+            self.stats["replays refused"] += 1
+        self.seconds["replay"] += time.monotonic() - start
+
+    def _outcome(self, done: bool) -> Outcome:
+        count = f"{self.stats['domains']} domains bounded in {self.stats['rounds']} rounds"
+        if self.witness is not None:
+            verdict, reason = Verdict.SAT, "counterexample replayed in ONNX Runtime"
+        elif done and not self.unsplittable:
+            verdict, reason = Verdict.UNSAT, f"every disjunct refuted in every region; {count}"
+        elif done:
+            verdict, reason = Verdict.UNKNOWN, (
+                f"{self.unsplittable} boxes are as small as {self.parts.program.dtype} allows and neither refuted nor violated; {count}; "
+                "try --set precision=float64")
+        elif self.deadline.passed():
+            verdict, reason = Verdict.TIMEOUT, f"{len(self.pool)} domains still open; {count}"
+        else:
+            verdict, reason = Verdict.UNKNOWN, f"limit of {self.config.search.max_rounds} rounds reached; {count}; raise search.max_rounds"
+        return Outcome(verdict, reason, self.witness, dict(self.seconds), dict(self.stats))
+
+
+def outward(x: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
+    """float64 values to `dtype`, rounded down (direction -1) or up (+1)."""
+    y = x.to(dtype)
+    wrong = y.double() > x if direction < 0 else y.double() < x
+    return torch.where(wrong, torch.nextafter(y, torch.full_like(y, direction * float("inf"))), y)
+
+
+def best_rows(picked: Picked, lb: Tensor, open: Tensor) -> tuple[Tensor, Tensor]:
+    """For domains with open disjuncts: the score (D,), least over them of the best row's bound, and the row (D,) that it belongs to."""
+    lb = torch.where(picked.real & torch.isfinite(lb), lb, -float("inf"))
+    best = torch.full(open.shape, -float("inf"), dtype=lb.dtype, device=lb.device)
+    best = best.scatter_reduce(1, picked.slot, lb, "amax", include_self=True)
+    score = torch.where(open, best, float("inf")).amin(1)
+    speaks = picked.real & (lb >= best.gather(1, picked.slot)) & (best.gather(1, picked.slot) == score.unsqueeze(1))
+    return score, speaks.to(torch.uint8).argmax(1)

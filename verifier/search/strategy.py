@@ -1,0 +1,103 @@
+"""What to run, decided from facts: which operators occur, how many dimensions move, how many disjuncts there are, what the device has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from verifier.attack.pgd import Attack
+from verifier.bounds import METHODS
+from verifier.bounds.chunks import limits
+from verifier.bounds.program import Program
+from verifier.bounds.targets import Targets
+from verifier.config import Config
+from verifier.events import Deadline, Listener
+from verifier.problem import Problem
+from verifier.result import UsageError, Verdict, Witness
+from verifier.search.bab import Outcome, Parts, Search
+
+ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
+POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions, each with its reason; and what they need."""
+
+    program: Program
+    dtype: torch.dtype
+    device: torch.device
+    unbounded: tuple[str, ...]  # operators without bounds
+    reasons: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The plan in words, one decision a line."""
+        return list(self.reasons)
+
+
+def pick_device(config: Config) -> torch.device:
+    """The device that the configuration asks for; UsageError if it is not there."""
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise UsageError("device cuda was asked for, but torch sees no GPU; use --device cpu or auto")
+    return torch.device("cuda" if there and config.device != "cpu" else "cpu")
+
+
+def plan(problem: Problem, config: Config) -> Plan:
+    """Raises UnsupportedError for operators that cannot even be run."""
+    device = pick_device(config)
+    model = problem.network.dtype
+    asked = {"float32": torch.float32, "float64": torch.float64}
+    dtype = asked.get(config.precision, torch.float64 if model == np.float64 else torch.float32)
+    program = Program(problem.network, dtype, device)
+    unbounded = tuple(sorted({s.node.kind for s in program.without_bounds()}))
+    why = "as configured" if config.precision in asked else f"the model is written in {model}"
+    reasons = [
+        f"device {device}; precision {str(dtype).removeprefix('torch.')}, {why}",
+        f"{problem.lower.shape[1]} of {len(problem.base)} input dimensions move; {len(problem.lower)} regions; "
+        f"at most {int(problem.slots.max()) if len(problem.slots) else 0} disjuncts in a region",
+    ]
+    if config.attack.method != "none":
+        reasons.append(f"attack: {config.attack.method}, {config.attack.restarts} starts of {config.attack.steps} steps, then beside the search")
+    if unbounded:
+        reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
+    else:
+        reasons.append(
+            f"search: input splitting by {config.branching.method}, bounds by {config.bounds.method}, up to {config.search.batch} domains a round"
+        )
+    return Plan(program, dtype, device, unbounded, tuple(reasons))
+
+
+def solve(
+    problem: Problem,
+    plan: Plan,
+    config: Config,
+    deadline: Deadline,
+    listener: Listener,
+    confirm: Callable[[np.ndarray], Witness | None],
+) -> Outcome:
+    """Carries the plan out."""
+    METHODS.load()
+    if not len(problem.lower):
+        return Outcome(Verdict.UNSAT, "the property's input set is empty")
+    targets = Targets(problem, plan.dtype, plan.device)
+    attack = Attack(plan.program, targets, config.seed, config.attack.steps)
+    memory = int(config.search.memory_gib * 2**30) or min(POOL_BYTES, free_memory(plan.device) // 2)
+    parts = Parts(problem, plan.program, targets, attack, confirm, limits(plan.device, config.bounds.chunk_mib), memory)
+    if plan.unbounded:
+        return Search(parts, config, deadline.sooner(ATTACK_ONLY_SECONDS), listener).attack_only(plan.unbounded, deadline)
+    return Search(parts, config, deadline, listener).run()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that the device could still give."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 << 30

@@ -1,8 +1,8 @@
 """Settings: one tree of frozen dataclasses, its defaults good for everything. Imports no torch.
 
-Every setting is a field with a default and metadata: `help`, `basic` (the ten or so that a user may want to change), `low`/`high` or `choices`.
-`verifier.config.read` (below) turns a YAML file and `--set key=value` words into a `Config`; unknown keys and wrong types are UsageErrors
-that name file, line and the nearest valid key.
+Every setting is a field with a default and metadata: `help`, `basic` (the ten or so that a user may want to change),
+and `low`/`high` or `choices`. `verifier.settings` turns a YAML file and `--set key=value` words into a `Config`; here
+is only what there is to set.
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def setting(default: Any, help: str, *, basic: bool = False, low: float | None = None, high: float | None = None,
-            choices: tuple[str, ...] = ()) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    *,
+    basic: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
     """A dataclass field that carries what a user must know about it."""
     return field(default=default, metadata={"help": help, "basic": basic, "low": low, "high": high, "choices": choices})
 
@@ -37,7 +44,9 @@ class SearchConfig:
     """The branch-and-bound loop."""
 
     batch: int = setting(4096, "domains bounded in one round", basic=True, low=1)
-    memory_gib: float = setting(0.0, "memory the search may take in GiB; 0 takes half of what the device has free", basic=True, low=0.0)
+    memory_gib: float = setting(
+        0.0, "memory the search may take in GiB; 0 takes half of what the device has free", basic=True, low=0.0
+    )
     max_rounds: int = setting(0, "stop as unknown after so many rounds; 0 means no limit", low=0)
 
 
@@ -45,7 +54,9 @@ class SearchConfig:
 class AttackConfig:
     """The search for counterexamples by gradients and sampling."""
 
-    method: str = setting("pgd", "attack; none leaves it to the search's own candidates", basic=True, choices=("pgd", "none"))
+    method: str = setting(
+        "pgd", "attack; none leaves it to the search's own candidates", basic=True, choices=("pgd", "none")
+    )
     restarts: int = setting(256, "starting points attacked at once", low=1)
     steps: int = setting(40, "gradient steps of one attack", low=1)
     share: float = setting(0.15, "share of the time that attacks may take beside the search", low=0.0, high=1.0)
@@ -56,9 +67,15 @@ class Config:
     """Everything that can be set. Passed on by value; nothing else configures the verifier."""
 
     timeout: float = setting(300.0, "seconds from process start until the answer is out", basic=True, low=0.0)
-    device: str = setting("auto", "where to compute; auto takes a GPU if there is one", basic=True, choices=("auto", "cpu", "cuda"))
-    precision: str = setting("auto", "working precision; auto starts in float32 and turns to float64 where margins need it", basic=True,
-                             choices=("auto", "float32", "float64"))
+    device: str = setting(
+        "auto", "where to compute; auto takes a GPU if there is one", basic=True, choices=("auto", "cpu", "cuda")
+    )
+    precision: str = setting(
+        "auto",
+        "working precision; auto starts in float32 and turns to float64 where margins need it",
+        basic=True,
+        choices=("auto", "float32", "float64"),
+    )
     seed: int = setting(0, "seed of every random choice", basic=True, low=0)
     threads: int = setting(0, "CPU threads; 0 uses what the system offers", basic=True, low=0)
     bounds: BoundsConfig = field(default_factory=BoundsConfig)

@@ -1,0 +1,186 @@
+"""The only place where parts meet: model and property in, `Result` out.
+
+Order matters here. Whatever can go wrong with the user's files is found first, by parts that do not import torch;
+torch and the search come in only when there is something to compute. Nothing is printed and no process state is kept
+but what torch itself keeps: its number of threads, and TF32, which is switched off because a product rounded to ten
+bits proves nothing at the error bounds that the search uses.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from verifier.config import Config
+from verifier.events import Deadline, Event, Listener, silent
+from verifier.evidence.replay import Judgement, Replayer
+from verifier.net.graph import Network
+from verifier.net.load import check_supported, load_network, read_model_bytes
+from verifier.problem import Problem, compile_problem
+from verifier.result import Result, Undecided, UsageError, Verdict
+from verifier.spec.parse import parse_property
+from verifier.spec.query import Query
+
+if TYPE_CHECKING:
+    from verifier.search.strategy import Plan
+
+MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it on a CPU
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Model and property as read, and the problem that they make together."""
+
+    network: Network
+    query: Query
+    problem: Problem
+    replayer: Replayer
+
+
+def load(model: str | os.PathLike[str] | bytes, prop: str | os.PathLike[str], seconds: dict[str, float]) -> Loaded:
+    """Reads both, the property first because that is quicker; raises InputError. Adds to `seconds` by stage."""
+    with _stage("property", seconds):
+        query = parse_property(prop)
+    with _stage("model", seconds):
+        network = load_network(model)
+        check_supported(network)
+    with _stage("problem", seconds):
+        problem = compile_problem(network, query)
+    # The bytes are read again on the first candidate: most proofs never need them.
+    return Loaded(network, query, problem, Replayer(lambda: read_model_bytes(model), network, query))
+
+
+def verify(
+    model: str | os.PathLike[str] | bytes,
+    prop: str | os.PathLike[str],
+    config: Config | None = None,
+    on_event: Listener = silent,
+    deadline: Deadline | None = None,
+) -> Result:
+    """Decides the property (a VNN-LIB file) of the model (an ONNX file, or its bytes) before `deadline`.
+
+    Without a deadline, `config.timeout` counts from now. Raises InputError for what is wrong with files or settings.
+    Runs in the caller's process and thread.
+    """
+    config = config or Config()
+    deadline = deadline or Deadline.after(config.timeout)
+    seconds: dict[str, float] = {}
+    loaded = load(model, prop, seconds)
+    on_event(Event("load", "read", {"inputs": loaded.network.n_inputs, "outputs": loaded.network.n_outputs}))
+    problem = loaded.problem
+    if not len(problem.lower):
+        return Result(Verdict.UNSAT, _why_nothing_to_search(loaded.query), seconds=seconds)
+    lines: tuple[str, ...] = ()
+    try:
+        plan, config = _prepare(problem, config, seconds)
+        lines = tuple(plan.lines())
+        on_event(Event("plan", "made", {"lines": lines}))
+        if deadline.passed():
+            return Result(Verdict.TIMEOUT, "the deadline passed before the search began", seconds=seconds, plan=lines)
+        from verifier.search.strategy import solve
+
+        outcome = solve(problem, plan, config, deadline, on_event, loaded.replayer)
+    except Undecided as e:
+        return Result(Verdict.UNKNOWN, str(e), seconds=seconds, plan=lines)
+    except (MemoryError, RuntimeError) as e:
+        if not _is_memory(e):
+            raise
+        return Result(Verdict.UNKNOWN, "out of memory", seconds=seconds, plan=lines)
+    stats = {**outcome.stats, "replays": loaded.replayer.calls}
+    return Result(outcome.verdict, outcome.reason, outcome.witness, {**seconds, **outcome.seconds}, stats, lines)
+
+
+def make_plan(loaded: Loaded, config: Config) -> tuple[str, ...]:
+    """What `verify` would do, in words."""
+    if not len(loaded.problem.lower):
+        return (f"nothing to search: {_why_nothing_to_search(loaded.query)}",)
+    plan, _ = _prepare(loaded.problem, config, {})
+    return tuple(plan.lines())
+
+
+def replay(
+    model: str | os.PathLike[str] | bytes, prop: str | os.PathLike[str], x: np.ndarray
+) -> tuple[Query, Judgement | None, str]:
+    """(query, what ONNX Runtime finds at x exactly as given, and what is wrong with x if anything).
+
+    No judgement, and a text, where x has not as many entries as the model has inputs.
+    """
+    query = parse_property(prop)
+    network = load_network(model)
+    if query.n_inputs != network.n_inputs or query.n_outputs != network.n_outputs:
+        compile_problem(network, query)  # raises the error that says so
+    if len(x) != network.n_inputs:
+        return query, None, f"the counterexample has {len(x)} inputs, the model takes {network.n_inputs}"
+    judgement = Replayer(lambda: read_model_bytes(model), network, query).judge(x)
+    if judgement.disjunct >= 0:
+        return query, judgement, ""
+    return query, judgement, f"the property does not hold there: off by {query.violation(x, judgement.y):g}"
+
+
+def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tuple[Plan, Config]:
+    """Brings torch up, and plans; the configuration returned names the device that was found."""
+    with _stage("start", seconds):
+        import torch
+
+        from verifier.search.strategy import plan as make
+
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        config = replace(config, device=_device(config.device))
+    with _stage("plan", seconds):
+        return make(problem, config), config
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "cpu":
+        return "cpu"
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UsageError("device cuda was asked for, but torch sees no GPU; use --device cpu or auto")
+    return "cuda" if there else "cpu"
+
+
+def _why_nothing_to_search(query: Query) -> str:
+    if query.n_regions and query.empty.all():
+        which = "input box is" if query.n_regions == 1 else "input boxes are all"
+        return f"the property's {which} empty"
+    return "no input can satisfy the property: its constraints contradict each other"
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS)
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
+
+
+def versions() -> dict[str, Any]:
+    """Of everything that an answer depends on; reads package records, imports none of the packages."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from verifier import __version__
+
+    found: dict[str, Any] = {"clipbab": __version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "onnx", "onnxruntime"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found

@@ -14,7 +14,8 @@ the result's shape says already (Reshape's target, Expand's) is said by `node.sh
 | MaxPool                 | x                   | kernel_shape, strides, dilations (s), pads (2 s), ceil_mode 0 or 1 (out size: node.shape) |
 | AveragePool             | x                   | as MaxPool, and count_include_pad 0 or 1 |
 | BatchNormalization      | x, c scale, c shift | y = scale x + shift, both (C,) float64 along axis 1, from gamma, beta, mean, var and epsilon |
-| Add Sub Mul Div Pow     | a, b                | numpy broadcasting; either may be constant. Sum becomes Adds; Mean becomes Adds and a Div |
+| Add Sub Mul Div Pow     | a, b                | numpy broadcasting; either may be constant. Sum becomes Adds; Mean becomes Adds and a Div; |
+|                         |                     | Mul (x, x) becomes Pow (x, 2) |
 | Max Min                 | a, b                | numpy broadcasting; longer lists become chains, a single one vanishes |
 | Equal Less Greater      | a, b                | likewise; also LessOrEqual GreaterOrEqual And Or Xor, and Not with one input |
 | Where                   | condition, a, b     | broadcasting |
@@ -27,7 +28,7 @@ the result's shape says already (Reshape's target, Expand's) is said by `node.sh
 | Softmax LogSoftmax      | x                   | axes: tuple; normalised over all of them at once (before opset 13: every axis from `axis` on); also Hardmax |
 | ReduceSum ReduceMean    | x                   | axes: tuple, never empty; keepdims 0 or 1. Also ReduceMax ReduceMin ReduceProd ReduceLogSumExp. |
 |                         |                     | GlobalAveragePool and GlobalMaxPool become ReduceMean and ReduceMax; ReduceL1, ReduceL2, ReduceSumSquare |
-|                         |                     | and ReduceLogSum become ReduceSum with Abs, Mul (x, x), Sqrt, Log around it |
+|                         |                     | and ReduceLogSum become ReduceSum with Abs, Pow (x, 2), Sqrt, Log around it |
 | ArgMax ArgMin           | x                   | axis, keepdims, select_last_index |
 | Reshape                 | x                   | none: target is node.shape. Also from Flatten, Squeeze, Unsqueeze; runs of them are merged |
 | Transpose               | x                   | perm |
@@ -70,3 +71,166 @@ the network to a precision rounds them once. A network output is always a node.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from verifier.net import rules_affine, rules_moves, rules_other, rules_resize  # noqa: F401  (they register their rules)
+from verifier.net.draft import Draft, Raw
+from verifier.net.graph import Network, Node, Tensor
+
+Rewrite = Callable[[Draft, frozenset[str]], bool]
+
+
+def simplify(
+    raws: list[Raw], draft: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, ...], source: str = "", keep: tuple[str, ...] = ()
+) -> Network:
+    """Brings the operators to the normal form. Tensors in `outputs` and `keep` survive under their names."""
+    for raw in raws:
+        if any(o and o not in draft.values for o in raw.outputs):
+            draft.apply(raw)
+    outputs = outputs_as_nodes(draft, inputs, outputs)
+    roots = frozenset((*outputs, *keep))
+    changed = True
+    while changed:
+        changed = any([rewrite(draft, roots) for rewrite in REWRITES])
+    used = {i for n in draft.nodes for i in n.inputs}
+    constants = {name: value for name, value in draft.values.items() if name in used}
+    places = tuple(Tensor(o, draft.shapes[o], draft.dtypes[o]) for o in outputs)
+    return Network(inputs, tuple(draft.nodes), constants, places, draft.opset, source)
+
+
+def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the outputs, each of them a node. An input y as output becomes a Reshape to its own shape under a new name; a constant c
+    becomes x_0 0 + c, with x_0 the first entry of the first input."""
+    names = {t.name for t in inputs}
+    result = []
+    for name in outputs:
+        if name in names:
+            name = g.emit("Reshape", (name,), shape=g.shapes[name])
+        elif name in g.values:
+            value = g.values.pop(name)
+            flat = g.emit("Reshape", (inputs[0].name,), shape=(inputs[0].size,))
+            first = g.emit("Slice", (flat,), shape=(1,), axes=(0,), starts=(0,), ends=(1,), steps=(1,))
+            weight, bias = np.zeros((1, value.size), value.dtype), value.reshape(-1)
+            y = g.emit("Linear", (first, g.constant(weight, name), g.constant(bias, name)), shape=(value.size,))
+            g.emit("Reshape", (y,), name)
+        result.append(name)
+    return tuple(result)
+
+
+def consumers(g: Draft) -> Counter:
+    """How many operand slots read each tensor."""
+    return Counter(i for n in g.nodes for i in n.inputs)
+
+
+def drop_dead(g: Draft, roots: frozenset[str]) -> bool:
+    """Nodes that no root needs."""
+    needed, alive = set(roots), []
+    for n in reversed(g.nodes):
+        if n.name in needed:
+            needed.update(n.inputs)
+            alive.append(n)
+    changed = len(alive) < len(g.nodes)
+    g.nodes = alive[::-1]
+    return changed
+
+
+def drop_identities(g: Draft, roots: frozenset[str]) -> bool:
+    """Readers of an Identity read its input. A root keeps its name: its producer takes it, or it becomes a Reshape to its own shape."""
+    by_name = {n.name: n for n in g.nodes}
+    alias: dict[str, str] = {}
+    for n in g.nodes:
+        if n.kind == "Identity":
+            source = alias.get(n.inputs[0]) or n.inputs[0]
+            if n.name not in roots:
+                alias[n.name] = source
+            elif source in by_name and source not in roots and source not in alias.values():
+                alias[source] = n.name
+                by_name.pop(source)
+            else:
+                alias[n.name] = ""
+    if not alias:
+        return False
+    nodes = []
+    for n in g.nodes:
+        if n.kind == "Identity":
+            if alias.get(n.name) == "":
+                nodes.append(replace(n, kind="Reshape"))
+            continue
+        inputs = tuple(alias.get(i) or i for i in n.inputs)
+        nodes.append(replace(n, name=alias.get(n.name) or n.name, inputs=inputs))
+    g.nodes = nodes
+    return True
+
+
+def merge_bias(g: Draft, roots: frozenset[str]) -> bool:
+    """Linear, then Add of a constant that is the same for every row: one Linear. Two biases are summed in float64."""
+    count, by_name, gone = consumers(g), {n.name: n for n in g.nodes}, set()
+    nodes: list[Node] = []
+    for n in g.nodes:
+        linear, bias = bias_after_linear(g, n, by_name)
+        if linear is not None and count[linear.name] == 1 and linear.name not in roots:
+            x, w, b = linear.inputs
+            if b:
+                bias = g.values[b].astype(np.float64) + bias.astype(np.float64)
+            n = replace(n, kind="Linear", inputs=(x, w, g.constant(bias, n.name)))
+            gone.add(linear.name)
+            by_name[n.name] = n
+        nodes.append(n)
+    g.nodes = [n for n in nodes if n.name not in gone]
+    return bool(gone)
+
+
+def bias_after_linear(g: Draft, n: Node, by_name: dict[str, Node]) -> tuple[Node | None, np.ndarray | None]:
+    """The Linear under an Add and the constant as a vector (out,), or None and None."""
+    if n.kind != "Add" or not n.shape:
+        return None, None
+    for x, c in (n.inputs, n.inputs[::-1]):
+        linear = by_name.get(x)
+        if linear is not None and linear.kind == "Linear" and c in g.values and linear.shape == n.shape:
+            value = g.values[c]
+            if value.size == 1 or value.size == value.shape[-1] == n.shape[-1]:
+                return linear, np.broadcast_to(value.reshape(-1), n.shape[-1:])
+    return None, None
+
+
+def merge_reshapes(g: Draft, roots: frozenset[str]) -> bool:
+    """A Reshape of a Reshape reads the first one's input; a Reshape to its input's own shape is an Identity unless a root needs it."""
+    by_name = {n.name: n for n in g.nodes}
+    changed = False
+    for k, n in enumerate(g.nodes):
+        if n.kind != "Reshape":
+            continue
+        before = by_name.get(n.inputs[0])
+        if before is not None and before.kind == "Reshape":
+            n, changed = replace(n, inputs=before.inputs), True
+        source = n.inputs[0]
+        if g.shapes[source] == n.shape and (n.name not in roots or (source in by_name and source not in roots)):
+            n, changed = replace(n, kind="Identity"), True
+        g.nodes[k] = by_name[n.name] = n
+    return changed
+
+
+def merge_transposes(g: Draft, roots: frozenset[str]) -> bool:
+    """Two Transposes in a row are one; one that moves only axes of length 1 is a Reshape."""
+    by_name = {n.name: n for n in g.nodes}
+    changed = False
+    for k, n in enumerate(g.nodes):
+        if n.kind != "Transpose":
+            continue
+        before = by_name.get(n.inputs[0])
+        if before is not None and before.kind == "Transpose":
+            perm = tuple(before.attrs["perm"][p] for p in n.attrs["perm"])
+            n, changed = replace(n, inputs=before.inputs, attrs={"perm": perm}), True
+        moved = [p for p in n.attrs["perm"] if g.shapes[n.inputs[0]][p] != 1]
+        if moved == sorted(moved):
+            n, changed = replace(n, kind="Reshape", attrs={}), True
+        g.nodes[k] = by_name[n.name] = n
+    return changed
+
+
+REWRITES: tuple[Rewrite, ...] = (drop_dead, drop_identities, merge_transposes, merge_reshapes, merge_bias)

@@ -1,0 +1,115 @@
+"""ONNX file -> `Network`. The normal form is described in `verifier.net.simplify`, the run that finds shapes in `verifier.net.trace`.
+
+Every failure is a VerifierError with one line: FileError where the bytes cannot be had, ModelError where they are no model that can be run,
+UnsupportedError where operators are unknown. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from verifier.net.draft import RULES, Draft
+from verifier.net.graph import Network
+from verifier.net.simplify import simplify
+from verifier.net.trace import first_line, trace
+from verifier.ops import OPS
+from verifier.result import FileError, ModelError, UnsupportedError, VerifierError
+
+__all__ = ["RULES", "check_supported", "load_network", "read_model_bytes"]
+
+GZIP = b"\x1f\x8b"
+
+
+def read_model_bytes(path: str | os.PathLike) -> bytes:
+    """The model's bytes, unpacked if they are gzip; `path`.gz stands in for a missing `path`. Raises FileError."""
+    path = os.fspath(path)
+    found = path if os.path.exists(path) or not os.path.exists(path + ".gz") else path + ".gz"
+    try:
+        data = Path(found).read_bytes()
+    except OSError as e:
+        raise FileError(f"{path}: cannot read the model: {e.strerror or first_line(e)}") from None
+    if data[:2] != GZIP:
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as e:
+        raise FileError(f"{found}: the gzip file is truncated or damaged: {first_line(e)}") from None
+
+
+def load_network(source: Any, keep: tuple[str, ...] = ()) -> Network:
+    """Reads a file (path), bytes, or a ModelProto. `keep` names tensors of the file that must survive as nodes.
+
+    Raises FileError, ModelError or UnsupportedError; no other exception.
+    """
+    name = "model" if isinstance(source, bytes) or hasattr(source, "graph") else os.fspath(source)
+    data = read_model_bytes(source) if name == source or isinstance(source, os.PathLike) else source
+    try:
+        network = build(parse(data, name), name, tuple(keep))
+    except UnsupportedError as e:
+        raise UnsupportedError(name, e.nodes) from None
+    except FileError:
+        raise
+    except VerifierError as e:
+        raise ModelError(f"{name}: {e}") from None
+    except Exception as e:  # a file damaged in a way nobody foresaw
+        raise ModelError(f"{name}: the model cannot be read ({type(e).__name__}: {first_line(e)})") from None
+    return network
+
+
+def check_supported(network: Network) -> None:
+    """Raises UnsupportedError with all nodes for which no operator is registered. Reads names only: no operator is imported."""
+    declared = OPS.declared
+    bad = [(n.origin or n.name, n.kind, network.opset, n.shape) for n in network.nodes if n.kind not in declared]
+    if bad:
+        raise UnsupportedError(network.source, bad)
+
+
+def parse(data: Any, name: str) -> Any:
+    """Bytes or ModelProto to a ModelProto with all its weights inside and no functions of its own. Leaves the caller's proto untouched."""
+    import onnx
+
+    if isinstance(data, bytes):
+        try:
+            model = onnx.load_model_from_string(data)
+        except Exception as e:
+            raise ModelError(f"not an ONNX file ({first_line(e)})") from None
+    else:
+        model = data
+    if not model.HasField("graph"):
+        raise ModelError("not an ONNX file (it holds no graph)")
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+        model = with_external_data(model, name, copy=not isinstance(data, bytes))
+    if model.functions:
+        from onnx.inliner import inline_local_functions
+
+        model = inline_local_functions(model)
+    return model
+
+
+def with_external_data(model: Any, name: str, copy: bool) -> Any:
+    """Weights kept in files beside the model, read into it."""
+    import onnx
+
+    if not os.path.exists(name) and not os.path.exists(name + ".gz"):
+        raise ModelError("the weights are in other files; give the model as a path")
+    if copy:
+        model = onnx.ModelProto.FromString(model.SerializeToString())
+    try:
+        onnx.load_external_data_for_model(model, os.path.dirname(os.path.abspath(name)))
+    except Exception as e:
+        raise FileError(f"{name}: the external data cannot be read: {first_line(e)}") from None
+    return model
+
+
+def build(model: Any, name: str, keep: tuple[str, ...]) -> Network:
+    """Trace, rewrite, and where structure depends on the input look at the shapes again."""
+    t = trace(model, keep)
+    draft = Draft(t.shapes, t.dtypes, t.values, t.opset)
+    network = simplify(t.raws, draft, t.inputs, t.outputs, name, keep)
+    if any("Dynamic" in n.kind for n in network.nodes):
+        t.again()
+    return network

@@ -1,0 +1,262 @@
+"""One run of the model in ONNX Runtime tells every tensor's shape, element type and constant value.
+
+Inputs get static shapes (unknown dimensions become 1), operators that the outputs do not need are dropped, large weights become inputs of
+the run (so that nothing is serialised twice), and every tensor becomes an output. A tensor is constant if all its ancestors are weights,
+constants, or shapes of tensors: shapes are static, so whatever is computed from them is too. Its value is what ONNX Runtime computed.
+Shapes that could depend on the input are seen on several inputs by `Trace.again`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from verifier.net.draft import Raw
+from verifier.net.graph import Shape
+from verifier.net.graph import Tensor as Place
+from verifier.result import ModelError, UnsupportedError
+
+MAX_ENTRIES = 2**29  # of one tensor: 2 GiB of float32
+SMALL = 1024  # weights up to this many entries stay in the graph, where shape inference may need them
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+SHAPE_ONLY = {"Shape", "Size"}
+Tensors = dict[str, np.ndarray]
+
+
+@dataclass
+class Trace:
+    """The live part of a model: operators in topological order, and for every tensor its shape, type and (if constant) value."""
+
+    inputs: tuple[Place, ...]
+    outputs: tuple[str, ...]
+    raws: list[Raw]
+    opset: int
+    values: Tensors
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    dtypes: dict[str, np.dtype] = field(default_factory=dict)
+    session: Any = None
+    weights: Tensors = field(default_factory=dict)  # those fed at run time
+
+    def run(self, sample: Tensors) -> Tensors:
+        names = [o.name for o in self.session.get_outputs()]
+        try:
+            return dict(zip(names, self.session.run(names, {**self.weights, **sample})))
+        except Exception as e:
+            raise ModelError(f"ONNX Runtime cannot run the model: {first_line(e)}") from None
+
+    def again(self) -> None:
+        """Runs on two more inputs; a tensor whose shape changes has no place in a network of static shapes."""
+        rng = np.random.default_rng(0)
+        for _ in range(2):
+            sample = {t.name: rng.random(t.shape).astype(t.dtype) for t in self.inputs}
+            for name, value in self.run(sample).items():
+                if isinstance(value, np.ndarray) and value.shape != self.shapes[name]:
+                    shapes = f"{list(self.shapes[name])} and {list(value.shape)}"
+                    raise ModelError(f"the shape of tensor {name!r} depends on the input: {shapes} were seen")
+
+
+def first_line(e: BaseException) -> str:
+    """An error's first line, short enough for one line of ours."""
+    text = " ".join(str(e).strip().splitlines()[:1]) or type(e).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def trace(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Trace:
+    """Runs `model` once on zeros. `keep` names tensors that must not be dropped. Raises ModelError, UnsupportedError."""
+    graph = model.graph
+    if graph.sparse_initializer:
+        raise ModelError("sparse weights are not supported")
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < 7:
+        raise ModelError(f"opset {opset} is not supported (7 or later is)" if opset else "the file names no opset")
+    outputs = tuple(o.name for o in graph.output)
+    if not outputs or not graph.node:
+        raise ModelError("the graph has no outputs" if graph.node else "the graph is empty")
+    nodes = live_nodes(graph, (*outputs, *keep))
+    refuse_unknown(nodes, opset, {o.domain: o.version for o in model.opset_import})
+    weights = read_weights(graph, {i for n in nodes for i in n.input} | set(outputs))
+    names = {i.name for i in graph.initializer}
+    inputs = tuple(input_place(i) for i in graph.input if i.name not in names)
+    if not inputs:
+        raise ModelError("the model has no inputs")
+    t = Trace(inputs, outputs, [decode(n, opset) for n in nodes], opset, weights)
+    t.session, t.weights = open_session(model, nodes, inputs, weights)
+    sample = {p.name: np.zeros(p.shape, p.dtype) for p in inputs}
+    results = t.run(sample)
+    for name, value in {**sample, **weights, **results}.items():
+        plain = isinstance(value, np.ndarray)  # sequences and optionals have no shape here; no operator takes them
+        t.shapes[name], t.dtypes[name] = (value.shape, value.dtype) if plain else ((), np.dtype(object))
+    for raw in t.raws:
+        mark_constants(t, raw, results)
+    return t
+
+
+def mark_constants(t: Trace, raw: Raw, results: Tensors) -> None:
+    """Adds to `t.values` the outputs of `raw` that do not depend on the network's inputs."""
+    if raw.op in RANDOM or (raw.op == "Dropout" and raw.input(2) and bool(np.any(t.values.get(raw.inputs[2], True)))):
+        return
+    for k, name in enumerate(raw.outputs):
+        constant = raw.op in SHAPE_ONLY or all(i in t.values for i in raw.inputs if i) or (raw.op == "Dropout" and k == 1)
+        if name and constant and isinstance(results[name], np.ndarray):
+            t.values[name] = results[name]
+
+
+def live_nodes(graph: onnx.GraphProto, roots: tuple[str, ...]) -> list[onnx.NodeProto]:
+    """The nodes that the roots need, in topological order (the file's, if that is one)."""
+    producer = {o: i for i, n in enumerate(graph.node) for o in n.output if o}
+    known = {i.name for i in graph.input} | {i.name for i in graph.initializer}
+    missing = [r for r in roots if r not in producer and r not in known]
+    if missing:
+        raise ModelError(f"nothing in the graph yields {missing[0]!r}")
+    live, stack = set(), [r for r in roots if r in producer]
+    while stack:
+        i = producer[stack.pop()]
+        if i not in live:
+            live.add(i)
+            stack += [name for name in graph.node[i].input if name in producer]
+    order = sorted(live)
+    place = {i: at for at, i in enumerate(order)}
+    before = {i: {producer[name] for name in graph.node[i].input if name in producer} for i in order}
+    if any(place[j] >= place[i] for i in order for j in before[i]):
+        from graphlib import CycleError, TopologicalSorter
+
+        try:
+            order = list(TopologicalSorter(before).static_order())
+        except CycleError:
+            raise ModelError("the graph has a cycle") from None
+    return [graph.node[i] for i in order]
+
+
+def refuse_unknown(nodes: list[onnx.NodeProto], opset: int, domains: dict[str, int]) -> None:
+    """Lists the operators that hold graphs, that ONNX does not define at this opset, or that belong to no imported domain."""
+    unknown = []
+    for n in nodes:
+        domain = "" if n.domain == "ai.onnx" else n.domain
+        inner = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in n.attribute)
+        if inner or (domain == "" and not onnx.defs.has(n.op_type)) or (domain and domain not in domains):
+            unknown.append((n.name or next(iter(n.output), ""), n.op_type, opset if not domain else domains.get(domain, 0), None))
+    if unknown:
+        raise UnsupportedError("model", unknown)
+
+
+def checked_dims(name: str, dims: Any) -> Shape:
+    """Dimensions as a shape, if a tensor of that shape can be held."""
+    shape = tuple(int(d) for d in dims)
+    if min(shape, default=0) < 0 or math.prod(shape) > MAX_ENTRIES:
+        raise ModelError(f"tensor {name!r} of shape {list(shape)} is too large or has a negative dimension")
+    return shape
+
+
+def read_weights(graph: onnx.GraphProto, used: set[str]) -> Tensors:
+    """The initializers that are used, as arrays."""
+    weights = {}
+    for tensor in graph.initializer:
+        if tensor.name in used:
+            checked_dims(tensor.name, tensor.dims)
+            try:
+                weights[tensor.name] = numpy_helper.to_array(tensor)
+            except Exception as e:
+                raise ModelError(f"weight {tensor.name!r} cannot be read: {first_line(e)}") from None
+    return weights
+
+
+def input_place(info: onnx.ValueInfoProto) -> Place:
+    """A network input; dimensions that are symbolic, absent or zero are 1."""
+    if not info.type.HasField("tensor_type") or not info.type.tensor_type.HasField("shape"):
+        raise ModelError(f"input {info.name!r} is no tensor of known rank")
+    t = info.type.tensor_type
+    shape = checked_dims(info.name, [d.dim_value if d.HasField("dim_value") and d.dim_value else 1 for d in t.shape.dim])
+    try:
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(t.elem_type))
+    except Exception:
+        raise ModelError(f"input {info.name!r} has an unknown element type ({t.elem_type})") from None
+    if dtype.kind not in "fiub" or (dtype.kind == "f" and dtype.itemsize not in (2, 4, 8)):
+        raise ModelError(f"input {info.name!r} has elements of type {dtype}, not numbers")
+    return Place(info.name, shape, dtype)
+
+
+def decode(n: onnx.NodeProto, opset: int) -> Raw:
+    """A node with its attributes as Python values; absent ones get the default of the opset."""
+    domain = "" if n.domain in ("", "ai.onnx") else n.domain
+    attrs = {}
+    try:
+        schema = onnx.defs.get_schema(n.op_type, opset, domain)
+        attrs = {k: python_value(a.default_value) for k, a in schema.attributes.items() if a.default_value.type}
+    except onnx.defs.SchemaError:
+        pass  # an operator of another domain: ONNX Runtime decides
+    attrs.update((a.name, python_value(a)) for a in n.attribute)
+    op = f"{domain}.{n.op_type}" if domain else n.op_type
+    return Raw(op, tuple(n.input), tuple(n.output), attrs, n.name)
+
+
+def python_value(a: onnx.AttributeProto) -> Any:
+    """Number, string, tuple or array."""
+    if a.type == onnx.AttributeProto.TENSOR:
+        checked_dims(a.name, a.t.dims)
+        return numpy_helper.to_array(a.t)
+    value = helper.get_attribute_value(a)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if a.type == onnx.AttributeProto.STRINGS:
+        return tuple(v.decode("utf-8", "replace") for v in value)
+    return tuple(value) if a.type in (onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS) else value
+
+
+def open_session(model: onnx.ModelProto, nodes: list, inputs: tuple[Place, ...], weights: Tensors) -> tuple[Any, Tensors]:
+    """An ONNX Runtime session that yields every tensor of the live graph, and the weights to feed to it."""
+    import onnxruntime as ort
+
+    slim = onnx.ModelProto(ir_version=max(model.ir_version, 4))  # from 4 on, initializers need not be inputs
+    domains = {n.domain for n in nodes} | {""}
+    slim.opset_import.extend(o for o in model.opset_import if o.domain in domains or o.domain == "ai.onnx")
+    slim.functions.extend(model.functions)
+    graph = slim.graph
+    graph.name = "g"
+    graph.node.extend(nodes)
+    fed = {name: value for name, value in weights.items() if value.size > SMALL}
+    for place in inputs:
+        graph.input.append(helper.make_tensor_value_info(place.name, element_type(place.dtype), place.shape))
+    for tensor in model.graph.initializer:
+        if tensor.name in fed:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        elif tensor.name in weights:
+            graph.initializer.append(tensor)
+    graph.output.extend(onnx.ValueInfoProto(name=o) for n in nodes for o in n.output if o)
+    refuse_large(slim)
+    return session_of(ort, slim.SerializeToString()), fed
+
+
+def element_type(dtype: np.dtype) -> int:
+    return helper.np_dtype_to_tensor_dtype(dtype)
+
+
+def session_of(ort: Any, data: bytes) -> Any:
+    """A session that computes exactly what the graph says, on one thread, and prints nothing."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as e:
+        raise ModelError(f"ONNX Runtime refuses the model: {first_line(e)}") from None
+
+
+def refuse_large(slim: onnx.ModelProto) -> None:
+    """Infers shapes without running anything, so that a tensor too large to hold is refused before it is made."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
+    except Exception:
+        return  # ONNX Runtime infers again, and says better what is wrong
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
+        dims = [d.dim_value for d in info.type.tensor_type.shape.dim]
+        if dims and math.prod(dims) > MAX_ENTRIES:
+            raise ModelError(f"tensor {info.name!r} of shape {dims} is too large")
+
+

@@ -1,8 +1,9 @@
-"""Products with a constant matrix: Linear (y = x W + b on the last axis) and MatMul with one constant operand of any rank.
+"""Products with a constant matrix: Linear (y = x W + b on the last axis) and MatMul with one constant operand.
 
-Shapes: x (N, *in_shape), W (in, out), b (out,). M is W repeated along the leading axes of x, so |M| r = r |W| and a M = a W^T, summed
-over the axes along which x is broadcast. The transposed product uses W.T as a view: BLAS reads a transposed operand at the same speed as
-a contiguous copy of it (measured for (25600, 50) (50, 50) and (512, 512) (512, 512), in float32 and float64), and the copy would cost memory.
+Shapes: x (N, *in_shape), W (in, out), b (out,). M is W repeated along the leading axes of x, so |M| r = r |W| and
+a M = a W^T, summed over the axes along which x is broadcast. The transposed product uses W.T as a view: BLAS reads a
+transposed operand as fast as a contiguous copy of it (measured for (25600, 50) (50, 50) and (512, 512) (512, 512) in
+float32 and float64), and the copy would cost memory.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Linear(Affine):
 
 
 class MatMulConstant(Affine):
-    """y = x C or y = C x (numpy's matmul), C constant. Operands of rank 1 get an axis of length 1, which the result then lacks."""
+    """y = x C or y = C x (numpy's matmul), C constant. Operands of rank 1 get an axis that the result then lacks."""
 
     def __init__(self, site: Site):
         super().__init__(site)

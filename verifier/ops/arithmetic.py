@@ -1,0 +1,230 @@
+"""Sums, differences, multiples and means: affine maps that act entry by entry or add up whole axes.
+
+Operands broadcast as in numpy, over the node's own shape; the leading batch axis N stays apart. Where an operand is
+repeated by broadcasting, M has one row per copy: the adjoint adds the coefficients of all copies (`unbroadcast`), and
+`terms` counts them.
+Division by a constant divides, in `forward` and in `adjoint` alike: one rounding, no rounded reciprocal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.ops import OPS
+from verifier.ops.base import Affine, Opaque, Operator, Shape, Site, Unsuitable, size
+
+
+def lift(x: Tensor, rank: int) -> Tensor:
+    """(N, *s) to (N, 1, ..., 1, *s) with `rank` axes after N: unequal ranks then broadcast beside the batch axis."""
+    missing = rank - (x.ndim - 1)
+    return x.reshape(x.shape[0], *(1,) * missing, *x.shape[1:]) if missing > 0 else x
+
+
+def unbroadcast(a: Tensor, shape: Shape) -> Tensor:
+    """Adjoint of broadcasting: (N, *out_shape) to (N, *shape), summed over the axes along which it was repeated."""
+    lead = a.ndim - 1 - len(shape)
+    axes = [i + 1 for i in range(a.ndim - 1) if i < lead or (shape[i - lead] == 1 and a.shape[i + 1] != 1)]
+    if axes:
+        a = a.sum(axes, keepdim=True)
+    return a.reshape(a.shape[0], *shape) if lead else a
+
+
+def rounded(site: Site, *slots: int) -> int:
+    """1, one more term, if one of these constants is wider than the working precision (derived in float64); else 0."""
+    width = torch.finfo(site.dtype).bits // 8
+    values = (site.constants[i] for i in slots if i < len(site.constants))
+    return int(any(v is not None and v.dtype.kind == "f" and v.dtype.itemsize > width for v in values))
+
+
+class Total(Affine):
+    """y = sum_i s_i x_i + c with signs s_i = 1 or -1 over operands that broadcast; constant ones make c."""
+
+    def __init__(self, site: Site, signs: Sequence[int]):
+        super().__init__(site)
+        self.rank = len(site.shape)
+        self.signs = [signs[i] for i in site.variable]
+        parts = [(signs[i], site.constant(i)) for i in range(len(site.shapes)) if site.constants[i] is not None]
+        self.c = None
+        for sign, part in parts:
+            part = part if sign > 0 else -part
+            self.c = part if self.c is None else self.c + part
+        repeats = max(size(site.shape) // max(size(s), 1) for s in self.in_shapes)
+        operands = len(self.signs) + len(parts) + (rounded(site, *range(len(site.shapes))) if parts else 0)
+        self.terms = (operands, max(repeats, 1))
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        y = None
+        for sign, x in zip(self.signs, xs):
+            x = lift(x, self.rank)
+            y = (x if sign > 0 else -x) if y is None else (y + x if sign > 0 else y - x)
+        if self.c is not None:
+            y = y + self.c
+        return y.expand(y.shape[0], *self.out_shape)
+
+    def absolute(self, *rs: Tensor) -> Tensor:
+        y = None
+        for r in rs:
+            y = lift(r, self.rank) if y is None else y + lift(r, self.rank)
+        return y.expand(y.shape[0], *self.out_shape)
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        return tuple(unbroadcast(a if sign > 0 else -a, s) for sign, s in zip(self.signs, self.in_shapes))
+
+    def offset(self) -> Tensor | None:
+        return None if self.c is None else self.c.expand(self.out_shape)
+
+
+@OPS.add("Add")
+def add(site: Site) -> Operator:
+    return Total(site, (1, 1))
+
+
+@OPS.add("Sub")
+def sub(site: Site) -> Operator:
+    return Total(site, (1, -1))
+
+
+@OPS.add("Neg")
+def neg(site: Site) -> Operator:
+    return Total(site, (-1,))
+
+
+class Scale(Affine):
+    """y = k x entry by entry, k constant; either side may be broadcast."""
+
+    def __init__(self, site: Site, slot: int):
+        super().__init__(site)
+        self.k = site.constant(slot)
+        self.magnitude = self.k.abs()
+        self.rank = len(site.shape)
+        extra = rounded(site, slot)
+        self.terms = (1 + extra, max(size(site.shape) // max(size(self.in_shapes[0]), 1), 1) + extra)
+
+    def _times(self, x: Tensor, k: Tensor) -> Tensor:
+        return x * k
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._times(lift(x, self.rank), self.k)
+
+    def absolute(self, r: Tensor) -> Tensor:
+        return self._times(lift(r, self.rank), self.magnitude)
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        return (unbroadcast(self._times(a, self.k), self.in_shapes[0]),)
+
+    def offset(self) -> Tensor | None:
+        return None
+
+
+class Shrunk(Scale):
+    """y = x / k, k constant without zeros."""
+
+    def _times(self, x: Tensor, k: Tensor) -> Tensor:
+        return x / k
+
+
+class Product(Opaque):
+    """y = a b where both depend on x, or where a constant factor is not finite."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.fixed = [site.constant(0), site.constant(1)]
+        self.rank = len(site.shape)
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        left = iter(xs)
+        return self.combine(*(lift(next(left), self.rank) if c is None else c for c in self.fixed))
+
+
+class Ratio(Product):
+    """y = a / b where b depends on x or has zeros; integers are divided towards zero, as in ONNX."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+@OPS.add("Mul")
+def mul(site: Site) -> Operator:
+    if len(site.variable) == 2:
+        return Product(site)
+    (slot,) = (i for i in (0, 1) if i not in site.variable)
+    return Scale(site, slot) if np.isfinite(site.constants[slot]).all() else Product(site)
+
+
+@OPS.add("Div")
+def div(site: Site) -> Operator:
+    k = site.constants[1]
+    simple = k is not None and k.dtype.kind == "f" and np.isfinite(k).all() and (k != 0).all()
+    return Shrunk(site, 1) if simple else Ratio(site)
+
+
+@OPS.add("BatchNormalization")
+class BatchNormalization(Affine):
+    """y = scale x + shift along axis 1 of the node's shape."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        scale, shift = site.constant(1), site.constant(2)
+        if scale is None or shift is None:
+            raise Unsuitable(f"{site.name}: BatchNormalization needs constant scale and shift")
+        tail = (1,) * (len(site.shape) - 2)
+        self.scale, self.shift = scale.reshape(-1, *tail), shift.reshape(-1, *tail)
+        extra = rounded(site, 1, 2)
+        self.terms = (2 + extra, 1 + extra)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale)
+
+    def absolute(self, r: Tensor) -> Tensor:
+        return r * self.scale.abs()
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        return (a * self.scale,)
+
+    def offset(self) -> Tensor | None:
+        return self.shift.expand(self.out_shape)
+
+
+@OPS.add("ReduceSum")
+class ReduceSum(Affine):
+    """y = sum of x over `axes`; the mean divides that sum by their size."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        (shape,) = self.in_shapes
+        self.axes = tuple(i + 1 for i in site.attrs["axes"])
+        self.count = size(tuple(shape[i - 1] for i in self.axes))
+        self.kept = tuple(1 if i + 1 in self.axes else n for i, n in enumerate(shape))
+        self.terms = (max(self.count, 1), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(self.axes).reshape(x.shape[0], *self.out_shape)
+
+    def absolute(self, r: Tensor) -> Tensor:
+        return self.forward(r)
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        return (a.reshape(a.shape[0], *self.kept).expand(a.shape[0], *self.in_shapes[0]),)
+
+    def offset(self) -> Tensor | None:
+        return None
+
+
+@OPS.add("ReduceMean")
+class ReduceMean(ReduceSum):
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.terms = (self.count + 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / self.count
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        return super().adjoint(a / self.count)

@@ -1,0 +1,138 @@
+"""Moves that write into a tensor: Place (scatter at constant positions) and Where with a constant condition.
+
+y = data outside the written positions, and the updates there (or data plus updates). Symbols: data (N, *out_shape),
+updates (N, *k), positions (K,) flat indices into a node's shape; either operand may be constant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.ops import OPS
+from verifier.ops.arithmetic import lift, unbroadcast
+from verifier.ops.base import Affine, Move, Opaque, Operator, Site
+
+
+class Blend(Affine):
+    """y = blend(first, second), linear in both together; constants stand in for operands that do not depend on x.
+
+    Subclasses give `blend`, where a constant operand has batch length 1 instead of N, and `spread`, its adjoint.
+    """
+
+    slots = (0, 1)
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.fixed = [site.constant(i) for i in self.slots]
+        self.fixed = [None if c is None else c.unsqueeze(0) for c in self.fixed]
+
+    def blend(self, first: Tensor, second: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def spread(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _fill(self, xs: tuple[Tensor, ...], constants: bool) -> Tensor:
+        left = iter(xs)
+        parts = [next(left) if c is None else (c if constants else torch.zeros_like(c)) for c in self.fixed]
+        return self.blend(*parts)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return self._fill(xs, True)
+
+    def absolute(self, *rs: Tensor) -> Tensor:
+        return self._fill(rs, False)
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part for part, c in zip(self.spread(a), self.fixed) if c is None)
+
+    def offset(self) -> Tensor | None:
+        if all(c is None for c in self.fixed):
+            return None
+        like = next(c for c in self.fixed if c is not None)
+        return self._fill(tuple(like.new_zeros((1, *s)) for s in self.in_shapes), True)[0]
+
+
+class Overwrite(Blend, Move):
+    """y = data; y.ravel()[positions] = updates, positions without repeats."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        flat = np.asarray(site.attrs["positions"], dtype=np.int64)
+        self.updates_shape = flat.shape
+        self.index = torch.from_numpy(flat.ravel().copy()).to(site.device)
+
+    def blend(self, data: Tensor, updates: Tensor) -> Tensor:
+        n = max(data.shape[0], updates.shape[0]) if data.shape[0] and updates.shape[0] else 0
+        flat = data.flatten(1).expand(n, -1)
+        return flat.index_copy(1, self.index, updates.flatten(1).expand(n, -1)).reshape(n, *self.out_shape)
+
+    def spread(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        flat = a.flatten(1)
+        taken = flat.index_select(1, self.index).reshape(a.shape[0], *self.updates_shape)
+        return flat.index_fill(1, self.index, 0).reshape(a.shape), taken
+
+
+class Deposit(Overwrite):
+    """y = data; y.ravel()[positions] += updates, where a position may occur several times."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        repeats = int(np.bincount(self.index.cpu().numpy(), minlength=1).max())
+        self.terms = (1 + repeats, 1)
+
+    def blend(self, data: Tensor, updates: Tensor) -> Tensor:
+        n = max(data.shape[0], updates.shape[0]) if data.shape[0] and updates.shape[0] else 0
+        flat = data.flatten(1).expand(n, -1)
+        return flat.index_add(1, self.index, updates.flatten(1).expand(n, -1)).reshape(n, *self.out_shape)
+
+    def spread(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        return a, a.flatten(1).index_select(1, self.index).reshape(a.shape[0], *self.updates_shape)
+
+
+@OPS.add("Place")
+def place(site: Site) -> Operator:
+    return Deposit(site) if site.attrs["reduction"] == "add" else Overwrite(site)
+
+
+class Choice(Blend, Move):
+    """y = where(mask, a, b), mask constant; all three broadcast."""
+
+    slots = (1, 2)
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.mask = site.constant(0).bool()
+        self.rank = len(site.shape)
+        size = int(np.prod(site.shape, dtype=np.int64))
+        self.terms = (1, max(max(size // max(int(np.prod(s, dtype=np.int64)), 1) for s in self.in_shapes), 1))
+
+    def blend(self, a: Tensor, b: Tensor) -> Tensor:
+        y = torch.where(self.mask, lift(a, self.rank), lift(b, self.rank))
+        return y.expand(y.shape[0], *self.out_shape)
+
+    def spread(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = torch.where(self.mask, a, 0.0), torch.where(self.mask, 0.0, a)
+        shapes = [self.site.shapes[i] for i in self.slots]
+        return unbroadcast(first, shapes[0]), unbroadcast(second, shapes[1])
+
+
+class ComputedChoice(Opaque):
+    """where(condition, a, b) with a condition that depends on x."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.fixed = [site.constant(i) for i in range(3)]
+        self.rank = len(site.shape)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        left = iter(xs)
+        condition, a, b = (lift(next(left), self.rank) if c is None else c for c in self.fixed)
+        return torch.where(condition.bool(), a, b)
+
+
+@OPS.add("Where")
+def where(site: Site) -> Operator:
+    return ComputedChoice(site) if site.constants[0] is None else Choice(site)

@@ -1,8 +1,9 @@
 """A network while it is being rewritten: what the file says (`Raw`), and the normalised nodes made so far (`Draft`).
 
-A rule turns one operator of the file into nodes of the normal form (the table is in `verifier.net.simplify`). It asks the draft for shapes
-and constants and emits nodes into it; the last one emitted under a name of the file is that tensor. A rule that needs a constant where the
-file has none raises `Dynamic`: the operator is then kept as '<Op>Dynamic' with the file's inputs.
+A rule turns one operator of the file into nodes of the normal form (the table is in `verifier.net.simplify`). It asks
+the draft for shapes and constants and emits nodes into it; the last one emitted under a name of the file is that
+tensor. A rule that needs a constant where the file has none raises `Dynamic`: the operator is then kept as
+'<Op>Dynamic' with the file's inputs.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ RULES: Registry[Rule] = Registry("rewrite", "verifier.net", "RULES")
 
 
 class Dynamic(Exception):
-    """An input that decides on structure (axes, indices, pads, …) is not constant, or asks for what the normal form cannot say."""
+    """An input that decides on structure (axes, indices, pads, …) is not constant, or asks for what the normal form
+    cannot say."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One operator as the file has it: attributes decoded, defaults of its opset filled in; `op` carries the domain if it is not ONNX's."""
+    """One operator as the file has it: attributes decoded, defaults of its opset filled in; `op` carries the domain if
+    it is not ONNX's."""
 
     op: str
     inputs: tuple[str, ...]
@@ -42,7 +45,9 @@ class Raw:
 class Draft:
     """Nodes emitted so far, with the shape and element type of every tensor and the value of every constant one."""
 
-    def __init__(self, shapes: dict[str, Shape], dtypes: dict[str, np.dtype], values: dict[str, np.ndarray], opset: int):
+    def __init__(
+        self, shapes: dict[str, Shape], dtypes: dict[str, np.dtype], values: dict[str, np.ndarray], opset: int
+    ):
         self.shapes, self.dtypes, self.values, self.opset = shapes, dtypes, values, opset
         self.nodes: list[Node] = []
         self.origin = ""
@@ -79,7 +84,8 @@ class Draft:
         return name
 
     def emit(self, kind: str, inputs: tuple[str, ...], name: str = "", shape: Shape | None = None, **attrs: Any) -> str:
-        """Appends a node and returns its tensor's name. Without `name` a new one is made after the first input, and `shape` is needed."""
+        """Appends a node and returns its tensor's name. Without `name` a new one is made after the first input, and
+        `shape` is needed."""
         if not name:
             name = self.fresh(inputs[0])
             self.shapes[name], self.dtypes[name] = tuple(shape), self.dtypes[inputs[0]]

@@ -1,7 +1,7 @@
 """What a network is: pure data, topologically ordered, every shape static, every constant folded.
 
-A `Network` is what the reader makes of an ONNX file and what the bounds are computed on. A node yields one tensor and is named by it.
-Symbols: a shape is the ONNX tensor's whole static shape, its own batch dimension included.
+A `Network` is what the reader makes of an ONNX file and what the bounds are computed on. A node yields one tensor and
+is named by it. Symbols: a shape is the ONNX tensor's whole static shape, its own batch dimension included.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """One operator. `inputs` are tensor names in the operator's own order: a network input, an earlier node, a constant, or '' (absent).
+    """One operator. `inputs` are tensor names in the operator's own order: a network input, an earlier node, a
+    constant, or '' (absent).
 
-    `attrs` are ONNX attributes as Python values (numbers, strings, tuples, numpy arrays). `origin` is the node's name in the file.
+    `attrs` are ONNX attributes as Python values (numbers, strings, tuples, numpy arrays). `origin` is the node's name
+    in the file.
     """
 
     name: str
@@ -47,7 +49,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Network:
-    """`nodes` in topological order; `constants` holds only those that a node reads; `outputs` are tensor names in the file's order."""
+    """`nodes` in topological order; `constants` holds only those that a node reads; `outputs` are tensor names in the
+    file's order."""
 
     inputs: tuple[Tensor, ...]
     nodes: tuple[Node, ...]

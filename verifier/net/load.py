@@ -1,7 +1,8 @@
-"""ONNX file -> `Network`. The normal form is described in `verifier.net.simplify`, the run that finds shapes in `verifier.net.trace`.
+"""ONNX file -> `Network`. The normal form is described in `verifier.net.simplify`, the run that finds shapes in
+`verifier.net.trace`.
 
-Every failure is a VerifierError with one line: FileError where the bytes cannot be had, ModelError where they are no model that can be run,
-UnsupportedError where operators are unknown. Nothing here imports torch.
+Every failure is a VerifierError with one line: FileError where the bytes cannot be had, ModelError where they are no
+model that can be run, UnsupportedError where operators are unknown. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -24,20 +25,32 @@ __all__ = ["RULES", "check_supported", "load_network", "read_model_bytes"]
 GZIP = b"\x1f\x8b"
 
 
-def read_model_bytes(path: str | os.PathLike) -> bytes:
-    """The model's bytes, unpacked if they are gzip; `path`.gz stands in for a missing `path`. Raises FileError."""
-    path = os.fspath(path)
+def read_model_bytes(source: Any) -> bytes:
+    """The model's bytes, unpacked if they are gzip; `path`.gz stands in for a missing `path`. Raises FileError.
+
+    `source` is a path, the bytes themselves, or a ModelProto.
+    """
+    if isinstance(source, bytes):
+        return unpacked(source, "model")
+    if hasattr(source, "SerializeToString"):
+        return source.SerializeToString()
+    path = os.fspath(source)
     found = path if os.path.exists(path) or not os.path.exists(path + ".gz") else path + ".gz"
     try:
         data = Path(found).read_bytes()
     except OSError as e:
         raise FileError(f"{path}: cannot read the model: {e.strerror or first_line(e)}") from None
+    return unpacked(data, found)
+
+
+def unpacked(data: bytes, name: str) -> bytes:
+    """The content of a gzip file, or the data as they are."""
     if data[:2] != GZIP:
         return data
     try:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as e:
-        raise FileError(f"{found}: the gzip file is truncated or damaged: {first_line(e)}") from None
+        raise FileError(f"{name}: the gzip file is truncated or damaged: {first_line(e)}") from None
 
 
 def load_network(source: Any, keep: tuple[str, ...] = ()) -> Network:
@@ -45,8 +58,9 @@ def load_network(source: Any, keep: tuple[str, ...] = ()) -> Network:
 
     Raises FileError, ModelError or UnsupportedError; no other exception.
     """
-    name = "model" if isinstance(source, bytes) or hasattr(source, "graph") else os.fspath(source)
-    data = read_model_bytes(source) if name == source or isinstance(source, os.PathLike) else source
+    proto = hasattr(source, "SerializeToString")
+    name = "model" if proto or isinstance(source, bytes) else os.fspath(source)
+    data = source if proto else read_model_bytes(source)
     try:
         network = build(parse(data, name), name, tuple(keep))
     except UnsupportedError as e:
@@ -61,7 +75,8 @@ def load_network(source: Any, keep: tuple[str, ...] = ()) -> Network:
 
 
 def check_supported(network: Network) -> None:
-    """Raises UnsupportedError with all nodes for which no operator is registered. Reads names only: no operator is imported."""
+    """Raises UnsupportedError with all nodes for which no operator is registered. Reads names only: no operator is
+    imported."""
     declared = OPS.declared
     bad = [(n.origin or n.name, n.kind, network.opset, n.shape) for n in network.nodes if n.kind not in declared]
     if bad:
@@ -69,7 +84,8 @@ def check_supported(network: Network) -> None:
 
 
 def parse(data: Any, name: str) -> Any:
-    """Bytes or ModelProto to a ModelProto with all its weights inside and no functions of its own. Leaves the caller's proto untouched."""
+    """Bytes or ModelProto to a ModelProto with all its weights inside and no functions of its own. Leaves the caller's
+    proto untouched."""
     import onnx
 
     if isinstance(data, bytes):

@@ -84,7 +84,8 @@ def emit_transposed(g: Draft, x: str) -> str:
 
 
 def window(n: Raw, g: Draft, kernel: tuple[int, ...]) -> dict:
-    """strides, dilations and pads of a window sliding over x; auto_pad SAME centres it, odd remainders going to the named end."""
+    """strides, dilations and pads of a window sliding over x; auto_pad SAME centres it, odd remainders going to the
+    named end."""
     space = len(kernel)
     strides = n.attrs.get("strides") or (1,) * space
     dilations = n.attrs.get("dilations") or (1,) * space
@@ -93,7 +94,8 @@ def window(n: Raw, g: Draft, kernel: tuple[int, ...]) -> dict:
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         sizes = g.shapes[n.inputs[0]][2:]
         totals = [
-            max((math.ceil(d / s) - 1) * s + (k - 1) * e + 1 - d, 0) for d, k, s, e in zip(sizes, kernel, strides, dilations)
+            max((math.ceil(d / s) - 1) * s + (k - 1) * e + 1 - d, 0)
+            for d, k, s, e in zip(sizes, kernel, strides, dilations)
         ]
         pads = two_ends(totals, auto == "SAME_UPPER")
     return {"strides": tuple(strides), "dilations": tuple(dilations), "pads": pads}
@@ -113,7 +115,8 @@ def conv(n: Raw, g: Draft) -> None:
 
 @RULES.add("ConvTranspose")
 def conv_transpose(n: Raw, g: Draft) -> None:
-    """The output's size is stride (in - 1) + output_padding + (k - 1) dilation + 1 - pads; auto_pad and output_shape fix the pads by it."""
+    """The output's size is stride (in - 1) + output_padding + (k - 1) dilation + 1 - pads; auto_pad and output_shape
+    fix the pads by it."""
     x, w, y = n.inputs[0], n.inputs[1], n.outputs[0]
     kernel = g.shapes[w][2:]
     attrs = window(n, g, kernel)
@@ -133,7 +136,8 @@ def conv_transpose(n: Raw, g: Draft) -> None:
 
 @RULES.add("MaxPool", "AveragePool")
 def pool(n: Raw, g: Draft) -> None:
-    """Positions of the maxima (output 1) are of no use to bounds: such a node is kept under another kind, which nobody knows."""
+    """Positions of the maxima (output 1) are of no use to bounds: such a node is kept under another kind, which nobody
+    knows."""
     if any(n.outputs[1:]):
         raise Dynamic("indices")
     kernel = tuple(n.attrs["kernel_shape"])
@@ -160,7 +164,7 @@ def batch_normalization(n: Raw, g: Draft) -> None:
     g.emit("BatchNormalization", (n.inputs[0], *names), n.outputs[0])
 
 
-def emit_standardised(g: Draft, x: str, axes: tuple[int, ...], epsilon: float, centre: bool = True, name: str = "") -> str:
+def emit_standardised(g: Draft, x: str, axes: tuple[int, ...], epsilon: float, centre: bool = True) -> str:
     """(x - mean) / sqrt(mean of (x - mean)^2 + epsilon) over the axes; without the mean if not `centre`."""
     shape = g.shapes[x]
     small = reduced(shape, axes)
@@ -170,7 +174,7 @@ def emit_standardised(g: Draft, x: str, axes: tuple[int, ...], epsilon: float, c
     square = g.emit("Pow", (x, g.constant(np.asarray(2.0, g.dtypes[x]), x)), shape=shape)
     var = g.emit("ReduceMean", (square,), shape=small, axes=axes, keepdims=1)
     var = g.emit("Add", (var, g.constant(np.float64(epsilon), x)), shape=small)
-    return g.emit("Div", (x, g.emit("Sqrt", (var,), shape=small)), name, shape)
+    return g.emit("Div", (x, g.emit("Sqrt", (var,), shape=small)), shape=shape)
 
 
 def emit_scaled(g: Draft, x: str, scale: str, shift: str, name: str, shape: tuple[int, ...] | None = None) -> None:

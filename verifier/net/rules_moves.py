@@ -1,7 +1,8 @@
-"""Normal forms of operators that only move entries (and of casts, which round them). The table is in `verifier.net.simplify`.
+"""Normal forms of operators that only move entries (and of casts, which round them). The table is in
+`verifier.net.simplify`.
 
-Where entries are picked or placed by constant indices, the rule works on positions: it runs the indexing once on the array of flat positions
-0 … size-1, so that any indexing scheme becomes one list of positions.
+Where entries are picked or placed by constant indices, the rule works on positions: it runs the indexing once on the
+array of flat positions 0 … size-1, so that any indexing scheme becomes one list of positions.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def transpose(n: Raw, g: Draft) -> None:
 
 @RULES.add("Slice")
 def slice_(n: Raw, g: Draft) -> None:
-    """Before opset 10 starts, ends, axes are attributes. Python's own `slice.indices` clamps as ONNX says, for either sign of the step."""
+    """Before opset 10 starts, ends, axes are attributes. Python's own `slice.indices` clamps as ONNX says, for either
+    sign of the step."""
     x = n.inputs[0]
     if g.opset < 10:
         starts, ends = n.attrs["starts"], n.attrs["ends"]
@@ -158,7 +160,8 @@ def gather_nd(n: Raw, g: Draft) -> None:
 
 
 def emit_place(n: Raw, g: Draft, positions: np.ndarray, updates: str) -> None:
-    """Entries written twice have no defined result without a reduction, and other reductions than a sum are not affine."""
+    """Entries written twice have no defined result without a reduction, and other reductions than a sum are not
+    affine."""
     reduction = n.attrs.get("reduction", "none")
     if reduction not in ("none", "add"):
         raise Dynamic(reduction)

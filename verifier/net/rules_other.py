@@ -1,4 +1,5 @@
-"""Normal forms of reductions, softmax, clipping, and of operators with many operands. The table is in `verifier.net.simplify`."""
+"""Normal forms of reductions, softmax, clipping, and of operators with many operands. The table is in
+`verifier.net.simplify`."""
 
 from __future__ import annotations
 
@@ -82,7 +83,8 @@ def softmax(n: Raw, g: Draft) -> None:
 
 
 def axes_of(n: Raw, g: Draft) -> tuple[int, ...]:
-    """Reduced axes, by attribute or (ReduceSum since 13, the others since 18) by input; none means all, or nothing if so flagged."""
+    """Reduced axes, by attribute or (ReduceSum since 13, the others since 18) by input; none means all, or nothing if
+    so flagged."""
     rank = g.rank(n.inputs[0])
     given = g.ints(n.inputs[1]) if n.input(1) else n.attrs.get("axes") or ()
     if given:

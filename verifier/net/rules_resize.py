@@ -1,8 +1,9 @@
 """Resize and Upsample as index lists or interpolation weights per axis, whatever the coordinate convention.
 
-Resizing works along one axis after another. So along each axis it is a list of source indices (mode nearest) or a matrix of weights (linear,
-cubic), and ONNX Runtime itself tells them: a ramp 0, 1, 2, … resized in mode nearest is the list of indices; the unit vectors resized are
-the columns of the matrix. The result is compared with the operator as a whole on random input before it is believed.
+Resizing works along one axis after another. So along each axis it is a list of source indices (mode nearest) or a
+matrix of weights (linear, cubic), and ONNX Runtime itself tells them: a ramp 0, 1, 2, … resized in mode nearest is the
+list of indices; the unit vectors resized are the columns of the matrix. The result is compared with the operator as a
+whole on random input before it is believed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from verifier.net.draft import RULES, Draft, Dynamic, Raw, normal_axis
+from verifier.net.graph import Shape
 
 Operator = Callable[[np.ndarray], np.ndarray]
 
@@ -45,7 +47,8 @@ def listed_axes(n: Raw, rank: int) -> tuple[int, ...]:
 
 
 def rescaled(n: Raw, g: Draft, operands: list, axis: int) -> bool:
-    """Whether an axis changes its size or has a scale other than 1 (which may move entries even where the size stays)."""
+    """Whether an axis changes its size or has a scale other than 1 (which may move entries even where the size
+    stays)."""
     if g.shapes[n.inputs[0]][axis] != g.shapes[n.outputs[0]][axis]:
         return True
     scales = n.attrs.get("scales")
@@ -63,7 +66,8 @@ def run_whole(n: Raw, g: Draft, operands: list, shape: tuple[int, ...], only: in
     from verifier.net.trace import session_of
 
     listed = listed_axes(n, len(shape))
-    pick = lambda v: np.asarray([v[i] if a == only or only is None else 1 for i, a in enumerate(listed)], np.asarray(v).dtype)
+    chosen = [only is None or a == only for a in listed]
+    pick = lambda v: np.where(chosen, v, 1).astype(np.asarray(v).dtype)
     attrs = {k: v for k, v in n.attrs.items() if k not in ("scales", "axes")}
     if "scales" in n.attrs:
         attrs["scales"] = [float(s) for s in pick(np.asarray(n.attrs["scales"]))]
@@ -74,11 +78,15 @@ def run_whole(n: Raw, g: Draft, operands: list, shape: tuple[int, ...], only: in
     for k, value in enumerate(operands):
         names.append("" if value is None else f"c{k}")
         if names[-1]:
-            value = pick(value) if k >= first and value.size else np.zeros(0, np.float32)
+            value = pick(value) if k >= first and value.size else np.zeros(0, value.dtype)
             initializers.append(numpy_helper.from_array(value, names[-1]))  # an empty one says nothing, as in the file
     node = helper.make_node(n.op, names, ["y"], **attrs)
     graph = helper.make_graph(
-        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], [onnx.ValueInfoProto(name="y")], initializers
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [onnx.ValueInfoProto(name="y")],
+        initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", g.opset)], ir_version=8)
     session = session_of(ort, model.SerializeToString())
@@ -96,7 +104,7 @@ def probe(n: Raw, g: Draft, operands: list, axis: int, nearest: bool) -> np.ndar
     return np.stack([run(e.reshape(line)).reshape(-1) for e in np.eye(size)], axis=1).astype(np.float64)
 
 
-def believable(run: Operator, shape: tuple[int, ...], axes: tuple[int, ...], along: list, nearest: bool, out: tuple[int, ...]) -> bool:
+def believable(run: Operator, shape: Shape, axes: tuple[int, ...], along: list, nearest: bool, out: Shape) -> bool:
     """Whether axis after axis gives what the operator gives as a whole on random input."""
     x = np.random.default_rng(0).random(shape).astype(np.float32)
     y = x.astype(np.float64)

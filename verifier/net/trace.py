@@ -1,9 +1,10 @@
 """One run of the model in ONNX Runtime tells every tensor's shape, element type and constant value.
 
-Inputs get static shapes (unknown dimensions become 1), operators that the outputs do not need are dropped, large weights become inputs of
-the run (so that nothing is serialised twice), and every tensor becomes an output. A tensor is constant if all its ancestors are weights,
-constants, or shapes of tensors: shapes are static, so whatever is computed from them is too. Its value is what ONNX Runtime computed.
-Shapes that could depend on the input are seen on several inputs by `Trace.again`.
+Inputs get static shapes (unknown dimensions become 1), operators that the outputs do not need are dropped, large
+weights become inputs of the run (so that nothing is serialised twice), and every tensor becomes an output. A tensor is
+constant if all its ancestors are weights, constants, or shapes of tensors: shapes are static, so whatever is computed
+from them is too. Its value is what ONNX Runtime computed. Shapes that could depend on the input are seen on several
+inputs by `Trace.again`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from verifier.net.draft import Raw
 from verifier.net.graph import Shape
@@ -30,7 +31,8 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass
 class Trace:
-    """The live part of a model: operators in topological order, and for every tensor its shape, type and (if constant) value."""
+    """The live part of a model: operators in topological order, and for every tensor its shape, type and (if constant)
+    value."""
 
     inputs: tuple[Place, ...]
     outputs: tuple[str, ...]
@@ -67,7 +69,8 @@ def first_line(e: BaseException) -> str:
 
 
 def trace(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Trace:
-    """Runs `model` once on zeros. `keep` names tensors that must not be dropped. Raises ModelError, UnsupportedError."""
+    """Runs `model` once on zeros. `keep` names tensors that must not be dropped. Raises ModelError,
+    UnsupportedError."""
     graph = model.graph
     if graph.sparse_initializer:
         raise ModelError("sparse weights are not supported")
@@ -101,7 +104,8 @@ def mark_constants(t: Trace, raw: Raw, results: Tensors) -> None:
     if raw.op in RANDOM or (raw.op == "Dropout" and raw.input(2) and bool(np.any(t.values.get(raw.inputs[2], True)))):
         return
     for k, name in enumerate(raw.outputs):
-        constant = raw.op in SHAPE_ONLY or all(i in t.values for i in raw.inputs if i) or (raw.op == "Dropout" and k == 1)
+        mask = raw.op == "Dropout" and k == 1
+        constant = mask or raw.op in SHAPE_ONLY or all(i in t.values for i in raw.inputs if i)
         if name and constant and isinstance(results[name], np.ndarray):
             t.values[name] = results[name]
 
@@ -133,13 +137,15 @@ def live_nodes(graph: onnx.GraphProto, roots: tuple[str, ...]) -> list[onnx.Node
 
 
 def refuse_unknown(nodes: list[onnx.NodeProto], opset: int, domains: dict[str, int]) -> None:
-    """Lists the operators that hold graphs, that ONNX does not define at this opset, or that belong to no imported domain."""
+    """Lists the operators that hold graphs, that ONNX does not define at this opset, or that belong to no imported
+    domain."""
     unknown = []
     for n in nodes:
         domain = "" if n.domain == "ai.onnx" else n.domain
         inner = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in n.attribute)
         if inner or (domain == "" and not onnx.defs.has(n.op_type)) or (domain and domain not in domains):
-            unknown.append((n.name or next(iter(n.output), ""), n.op_type, opset if not domain else domains.get(domain, 0), None))
+            version = domains.get(domain, 0) if domain else opset
+            unknown.append((n.name or next(iter(n.output), ""), n.op_type, version, None))
     if unknown:
         raise UnsupportedError("model", unknown)
 
@@ -170,7 +176,7 @@ def input_place(info: onnx.ValueInfoProto) -> Place:
     if not info.type.HasField("tensor_type") or not info.type.tensor_type.HasField("shape"):
         raise ModelError(f"input {info.name!r} is no tensor of known rank")
     t = info.type.tensor_type
-    shape = checked_dims(info.name, [d.dim_value if d.HasField("dim_value") and d.dim_value else 1 for d in t.shape.dim])
+    shape = checked_dims(info.name, [max(d.dim_value, 0) or 1 for d in t.shape.dim])
     try:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(t.elem_type))
     except Exception:
@@ -207,7 +213,9 @@ def python_value(a: onnx.AttributeProto) -> Any:
     return tuple(value) if a.type in (onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS) else value
 
 
-def open_session(model: onnx.ModelProto, nodes: list, inputs: tuple[Place, ...], weights: Tensors) -> tuple[Any, Tensors]:
+def open_session(
+    model: onnx.ModelProto, nodes: list, inputs: tuple[Place, ...], weights: Tensors
+) -> tuple[Any, Tensors]:
     """An ONNX Runtime session that yields every tensor of the live graph, and the weights to feed to it."""
     import onnxruntime as ort
 

@@ -1,1 +1,1 @@
-"""The property as language: grammar, two readers (general and streaming) and the normal form they share. Imports no torch."""
+"""The property as language: grammar, two readers (general and streaming) and their normal form. Imports no torch."""

@@ -21,7 +21,7 @@ from verifier.config import Config
 from verifier.events import Deadline, Event, Listener, silent
 from verifier.evidence.replay import Judgement, Replayer
 from verifier.net.graph import Network
-from verifier.net.load import check_supported, load_network, read_model_bytes
+from verifier.net.load import check_supported, load_network, parse, read_model_bytes
 from verifier.problem import Problem, compile_problem
 from verifier.result import Result, Undecided, UsageError, Verdict
 from verifier.spec.parse import parse_property
@@ -30,6 +30,7 @@ from verifier.spec.query import Query
 if TYPE_CHECKING:
     from verifier.search.strategy import Plan
 
+Model = Any  # a path, an ONNX file's bytes, or a ModelProto
 MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it on a CPU
 
 
@@ -43,7 +44,7 @@ class Loaded:
     replayer: Replayer
 
 
-def load(model: str | os.PathLike[str] | bytes, prop: str | os.PathLike[str], seconds: dict[str, float]) -> Loaded:
+def load(model: Model, prop: str | os.PathLike[str], seconds: dict[str, float]) -> Loaded:
     """Reads both, the property first because that is quicker; raises InputError. Adds to `seconds` by stage."""
     with _stage("property", seconds):
         query = parse_property(prop)
@@ -53,17 +54,17 @@ def load(model: str | os.PathLike[str] | bytes, prop: str | os.PathLike[str], se
     with _stage("problem", seconds):
         problem = compile_problem(network, query)
     # The bytes are read again on the first candidate: most proofs never need them.
-    return Loaded(network, query, problem, Replayer(lambda: read_model_bytes(model), network, query))
+    return Loaded(network, query, problem, Replayer(lambda: _bytes(model), network, query))
 
 
 def verify(
-    model: str | os.PathLike[str] | bytes,
+    model: Model,
     prop: str | os.PathLike[str],
     config: Config | None = None,
     on_event: Listener = silent,
     deadline: Deadline | None = None,
 ) -> Result:
-    """Decides the property (a VNN-LIB file) of the model (an ONNX file, or its bytes) before `deadline`.
+    """Decides the property (a VNN-LIB file) of the model (an ONNX file, its bytes or proto) before `deadline`.
 
     Without a deadline, `config.timeout` counts from now. Raises InputError for what is wrong with files or settings.
     Runs in the caller's process and thread.
@@ -104,9 +105,7 @@ def make_plan(loaded: Loaded, config: Config) -> tuple[str, ...]:
     return tuple(plan.lines())
 
 
-def replay(
-    model: str | os.PathLike[str] | bytes, prop: str | os.PathLike[str], x: np.ndarray
-) -> tuple[Query, Judgement | None, str]:
+def replay(model: Model, prop: str | os.PathLike[str], x: np.ndarray) -> tuple[Query, Judgement | None, str]:
     """(query, what ONNX Runtime finds at x exactly as given, and what is wrong with x if anything).
 
     No judgement, and a text, where x has not as many entries as the model has inputs.
@@ -117,10 +116,20 @@ def replay(
         compile_problem(network, query)  # raises the error that says so
     if len(x) != network.n_inputs:
         return query, None, f"the counterexample has {len(x)} inputs, the model takes {network.n_inputs}"
-    judgement = Replayer(lambda: read_model_bytes(model), network, query).judge(x)
+    judgement = Replayer(lambda: _bytes(model), network, query).judge(x)
     if judgement.disjunct >= 0:
         return query, judgement, ""
     return query, judgement, f"the property does not hold there: off by {query.violation(x, judgement.y):g}"
+
+
+def _bytes(model: Model) -> bytes:
+    """The model for ONNX Runtime: the file's own bytes, with the weights that it keeps in other files, if any."""
+    if isinstance(model, (str, os.PathLike)):
+        data = read_model_bytes(model)
+        if b"location" not in data:  # the word without which there are no weights in other files
+            return data
+        return parse(data, os.fspath(model)).SerializeToString()
+    return model if isinstance(model, bytes) else model.SerializeToString()
 
 
 def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tuple[Plan, Config]:

@@ -5,10 +5,12 @@ Everything about the files is said before torch is imported, so that it appears 
 
 from __future__ import annotations
 
+import ast
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
@@ -73,14 +75,48 @@ def _query(query: Query, problem: Problem) -> Iterator[str]:
 
 
 def operators() -> list[str]:
-    """Names of the ONNX operators that a model may use, sorted; read from the source text, without torch."""
-    from verifier.net.load import RULES
+    """Names of the ONNX operators that a model may use, sorted; read from the source text, without torch.
 
-    ours = RULES.declared | OPS.declared
-    return sorted(name for name in ours if _is_onnx(name))
-
-
-def _is_onnx(name: str) -> bool:
+    These are the operators that state facts themselves, and those that the reader rewrites into such. What a rewrite
+    emits is read off the names in its source and in that of its helpers.
+    """
     import onnx.defs
 
-    return onnx.defs.has(name)
+    from verifier.net.load import RULES
+
+    functions = dict(_functions())
+    known = {name for name in OPS.declared | RULES.declared if onnx.defs.has(name)}
+    fine = OPS.declared | {"Identity"}  # which simplification drops
+    names = {schema.name for schema in onnx.defs.get_all_schemas()} | OPS.declared
+    rewritten = {op: _emits(rule, op, functions) & names for op, rule in _rules(functions.values())}
+    return sorted(op for op in known if op in OPS.declared or (op in rewritten and rewritten[op] <= fine))
+
+
+def _functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    import verifier.net
+
+    for path in Path(verifier.net.__path__[0]).glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                yield node.name, node
+
+
+def _rules(functions: Iterable[ast.FunctionDef]) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """(ONNX operator, the function that rewrites it)."""
+    for f in functions:
+        for d in f.decorator_list:
+            if isinstance(d, ast.Call) and getattr(getattr(d.func, "value", None), "id", "") == "RULES":
+                yield from ((a.value, f) for a in d.args if isinstance(a, ast.Constant))
+
+
+def _emits(f: ast.FunctionDef, op: str, functions: dict[str, ast.FunctionDef], seen: tuple[str, ...] = ()) -> set[str]:
+    """Every word in the function and in those it calls; the operator's own name where the function passes it on."""
+    words: set[str] = set()
+    for node in (n for part in f.body for n in ast.walk(part)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.add(node.value)
+        elif isinstance(node, ast.Attribute) and node.attr == "op":
+            words.add(op)
+        elif isinstance(node, ast.Name) and node.id in functions and node.id not in seen:
+            words |= _emits(functions[node.id], op, functions, (*seen, f.name))
+    return words

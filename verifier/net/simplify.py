@@ -188,11 +188,11 @@ def drop_identities(g: Draft, roots: frozenset[str]) -> bool:
         return False
     nodes = []
     for n in g.nodes:
+        inputs = tuple(alias.get(i) or i for i in n.inputs)
         if n.kind == "Identity":
             if alias.get(n.name) == "":
-                nodes.append(replace(n, kind="Reshape"))
+                nodes.append(replace(n, kind="Reshape", inputs=inputs))
             continue
-        inputs = tuple(alias.get(i) or i for i in n.inputs)
         nodes.append(replace(n, name=alias.get(n.name) or n.name, inputs=inputs))
     g.nodes = nodes
     return True

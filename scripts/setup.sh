@@ -1,4 +1,5 @@
-# Sets up .venv beside this repository's files if it is not there or not up to date; to be sourced. Sets ROOT and VENV.
+# Sets up .venv beside this repository's files if it is not there or not up to date; to be sourced. Sets ROOT and VENV, and
+# SETUP_WORKED if something had to be done.
 #
 #   setup run     what `verify` needs
 #   setup test    that, and what the tests need
@@ -26,7 +27,7 @@ find_python() {
 
 checksum() { cat "$ROOT/pyproject.toml" "$ROOT"/scripts/setup.sh "$ROOT/scripts/constraints.txt" | cksum; }
 
-pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet -c "$ROOT/scripts/constraints.txt" "$@"; }
+pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check -qq -c "$ROOT/scripts/constraints.txt" "$@"; }
 
 install_run() {
     # torch goes first and by its exact version: where the installer knows a CPU build of it, that one is taken, and nothing later asks again.
@@ -44,6 +45,7 @@ setup() {
     sum="$(checksum)"
     stamp="$VENV/.stamp-$want"
     [ "$(cat "$stamp" 2>/dev/null)" = "$sum" ] && return 0
+    SETUP_WORKED=1
     exec 9>"$ROOT/.venv.lock" || return 1
     if command -v flock >/dev/null; then flock 9 || return 1; fi
     if [ "$(cat "$stamp" 2>/dev/null)" != "$sum" ]; then

@@ -104,7 +104,7 @@ def attack(net: nn.Module, image: torch.Tensor, label: int, eps: float, starts: 
 
 
 def confirmed(session: onnxruntime.InferenceSession, points: torch.Tensor, label: int, text: str) -> bool:
-    """Whether, by ONNX Runtime, one of the points inside the box as written gives another digit `label`'s score or more."""
+    """Whether a point inside the box as written gives, in ONNX Runtime, another digit `label`'s score or more."""
     bounds = [
         float(line.split()[-1].rstrip(")"))
         for line in text.splitlines()

@@ -160,11 +160,12 @@ class Query:
         x, v = self._point(x, y)
         if not self.n_disjuncts:
             return float("inf")
-        outside = np.maximum(self.lower - x, x - self.upper).max(axis=1)
-        worst = outside[self.disjunct_region]
         slack, _ = self._slack(v)
         slack = np.where(self.strict & (slack == 0.0), TINY, slack)
-        np.maximum.at(worst, segments(self.row_start), slack)
+        with np.errstate(invalid="ignore"):  # x may hold NaN
+            outside = np.maximum(self.lower - x, x - self.upper).max(axis=1)
+            worst = outside[self.disjunct_region]
+            np.maximum.at(worst, segments(self.row_start), slack)
         return float(np.nan_to_num(worst, nan=np.inf, posinf=np.inf, neginf=-np.inf).min())
 
     def describe(self) -> dict[str, int]:

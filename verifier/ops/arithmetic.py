@@ -127,23 +127,30 @@ class Shrunk(Scale):
         return x / k
 
 
-class Product(Opaque):
-    """y = a b where both depend on x, or where a constant factor is not finite."""
+class Entrywise(Opaque):
+    """A function of several operands entry by entry; they broadcast, and some may be constant."""
 
     def __init__(self, site: Site):
         super().__init__(site)
-        self.fixed = [site.constant(0), site.constant(1)]
+        self.fixed = [site.constant(i) for i in range(len(site.shapes))]
         self.rank = len(site.shape)
 
-    def combine(self, a: Tensor, b: Tensor) -> Tensor:
-        return a * b
+    def combine(self, *operands: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, *xs: Tensor) -> Tensor:
         left = iter(xs)
         return self.combine(*(lift(next(left), self.rank) if c is None else c for c in self.fixed))
 
 
-class Ratio(Product):
+class Product(Entrywise):
+    """y = a b where both depend on x, or where a constant factor is not finite."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+
+class Ratio(Entrywise):
     """y = a / b where b depends on x or has zeros; integers are divided towards zero, as in ONNX."""
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:

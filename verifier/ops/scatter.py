@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.arithmetic import lift, unbroadcast
-from verifier.ops.base import Affine, Move, Opaque, Operator, Site
+from verifier.ops.arithmetic import Entrywise, lift, unbroadcast
+from verifier.ops.base import Affine, Move, Operator, Site
 
 
 class Blend(Affine):
@@ -119,17 +119,10 @@ class Choice(Blend, Move):
         return unbroadcast(first, shapes[0]), unbroadcast(second, shapes[1])
 
 
-class ComputedChoice(Opaque):
+class ComputedChoice(Entrywise):
     """where(condition, a, b) with a condition that depends on x."""
 
-    def __init__(self, site: Site):
-        super().__init__(site)
-        self.fixed = [site.constant(i) for i in range(3)]
-        self.rank = len(site.shape)
-
-    def forward(self, *xs: Tensor) -> Tensor:
-        left = iter(xs)
-        condition, a, b = (lift(next(left), self.rank) if c is None else c for c in self.fixed)
+    def combine(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return torch.where(condition.bool(), a, b)
 
 

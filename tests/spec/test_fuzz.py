@@ -1,4 +1,4 @@
-"""Damaged files: only PropertyError and FileError come out; the fast reader never reads what the general one refuses."""
+"""Damaged files: only PropertyError and FileError come out; a fast reader never reads what the general one refuses."""
 
 import gzip
 import re

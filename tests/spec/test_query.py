@@ -48,6 +48,12 @@ def test_holds_is_exact_where_floats_cancel():
     assert q.holds([0], [1e308, -1.7e308, 1e307]) == 0
 
 
+def test_three_addends_are_not_exact_in_floats():
+    y = [1.0, 2.0**-60]
+    assert query(BOX + "(assert (< (- Y_0 Y_1) 1))", outputs=2).holds([0], y) == 0
+    assert query(BOX + "(assert (<= (+ Y_0 Y_1) 1))", outputs=2).holds([0], y) == -1
+
+
 def test_holds_survives_overflow_and_underflow():
     q = query(BOX + "(assert (<= (- (* 1e10 Y_0) (* 1e10 Y_1)) 0))", outputs=2)
     assert q.holds([0], [1e308, 1e308]) == 0
@@ -70,6 +76,16 @@ def test_values_that_are_not_finite_satisfy_nothing():
 def test_first_disjunct_is_named():
     q = query("(assert (or (and (>= X_0 0) (<= X_0 1) (<= Y_0 0)) (and (>= X_0 1) (<= X_0 2) (<= Y_0 5))))")
     assert [q.holds([x], [y]) for x, y in [(0, 0), (1, 0), (1, 5), (2, 0), (0, 1)]] == [0, 0, 1, 1, -1]
+
+
+def test_disjuncts_keep_their_rows_when_regions_gather_them():
+    boxes = [0, 1, 2, 0, 1]
+    lines = " ".join(f"(and (>= X_0 {b}) (<= X_0 {b}) (<= Y_0 {k}) (>= Y_0 {k}))" for k, b in enumerate(boxes))
+    q = query(f"(assert (or {lines}))")
+    assert q.lower[:, 0].tolist() == [0, 1, 2]
+    assert q.disjunct_region.tolist() == [0, 0, 1, 1, 2]
+    assert q.const.tolist() == [0, 0, -3, 3, -1, 1, -4, 4, -2, 2]
+    assert [q.holds([b], [k]) for k, b in enumerate(boxes)] == [0, 2, 4, 1, 3]
 
 
 def test_sizes_of_the_point():

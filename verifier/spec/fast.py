@@ -196,7 +196,6 @@ def _parts(pieces: list[Piece]) -> Parts:
     _need(bool(pieces))
     letters = b"".join(piece.letters for piece in pieces)
     body = letters.lstrip(b"D")
-    _need(b"D" not in body)
     declared = _join(pieces, "declared")
     n_inputs, n_outputs = int((declared >= 0).sum()), int((declared < 0).sum())
     _need(n_inputs > 0 and n_outputs > 0)

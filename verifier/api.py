@@ -81,7 +81,7 @@ def verify(
     try:
         plan, config = _prepare(problem, config, seconds)
         lines = tuple(plan.lines())
-        on_event(Event("plan", "made", {"lines": lines}))
+        on_event(Event("plan", "made", {"lines": lines, "device": config.device}))
         if deadline.passed():
             return Result(Verdict.TIMEOUT, "the deadline passed before the search began", seconds=seconds, plan=lines)
         from verifier.search.strategy import solve
@@ -177,19 +177,3 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
         yield
     finally:
         seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
-
-
-def versions() -> dict[str, Any]:
-    """Of everything that an answer depends on; reads package records, imports none of the packages."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    from verifier import __version__
-
-    found: dict[str, Any] = {"clipbab": __version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", "onnx", "onnxruntime"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found

@@ -195,7 +195,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if event.stage == "plan":
-            self.send({"plan": list(event.figures["lines"])})
+            self.send({"plan": list(event.figures["lines"]), "device": event.figures["device"]})
             for line in event.figures["lines"] if self.level > 1 else ():
                 self._print(now, f"plan: {line}")
             return
@@ -253,8 +253,6 @@ def _write(path: str | None, text: str) -> str:
 def _record(said: dict[str, Any], args: argparse.Namespace, config: Config, start: float) -> str:
     import json
 
-    from verifier.api import versions
-
     record = {
         "verdict": said["verdict"],
         "reason": said["reason"],
@@ -271,6 +269,20 @@ def _record(said: dict[str, Any], args: argparse.Namespace, config: Config, star
         "counterexample": said.get("witness") or None,
     }
     return json.dumps(record, indent=1) + "\n"
+
+
+def versions() -> dict[str, Any]:
+    """Of everything that an answer depends on; reads package records, imports none of the packages."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {"clipbab": __version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "onnx", "onnxruntime"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def explain(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Every mistake of a user ends in one line that names the place, exit status 2, no verdict; and it ends without torch.
+"""Every mistake of a user ends in one line that names the place, in exit status 2, in no verdict; and without torch."""
 
 import gzip
 import sys

@@ -22,4 +22,5 @@ class RowBounds(NamedTuple):
     lb: Tensor  # (D, S)
     plane: Tensor  # (D, S, m)
     bias: Tensor  # (D, S)
+    slope: Tensor  # (D, S, m): how steep the rows are on the whole, every nonlinearity at its typical slope; guides branching, proves nothing
     charge: Tensor  # (D, S): the rounding error of the row's own pass that was subtracted; tells whether more precision could help

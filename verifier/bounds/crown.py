@@ -264,5 +264,26 @@ def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
         plane, bias, charge = backward(trace, trace.program.output, start, count)
         bias = bias - charge
         low = concretise(plane, l, u) + bias
-        parts.append(RowBounds(torch.where(torch.isfinite(low), low, -float("inf")), plane, bias, charge))
+        parts.append(RowBounds(torch.where(torch.isfinite(low), low, -float("inf")), plane, bias, steepness(trace, part), charge))
     return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t, 1) for t in zip(*parts)))
+
+
+def steepness(trace: Trace, rows: Tensor) -> Tensor:
+    """Rows (D, S, p) pushed down with every nonlinear step at its typical slope: (D, S, m). Not a bound."""
+    program, (domains, count) = trace.program, rows.shape[:2]
+    live = {program.output: rows.reshape(domains * count, -1)}
+    for k in range(program.output, 0, -1):
+        a = live.pop(k, None)
+        if a is None:
+            continue
+        step = program.steps[k]
+        if isinstance(step.op, Affine):
+            parts = step.op.adjoint(a)
+        else:
+            i = step.inputs[0]
+            slope = step.op.typical_slope(*trace.boxes[i]).unsqueeze(1)
+            parts = ((a.reshape(domains, count, *a.shape[1:]) * slope).flatten(0, 1).reshape(-1, *program.shapes[i]),)
+        for i, part in zip(step.inputs, parts):
+            live[i] = live[i] + part if i in live else part
+    a = live.pop(0, None)
+    return rows.new_zeros((domains, count, program.n_in)) if a is None else a.view(domains, count, -1)

@@ -67,4 +67,4 @@ def interval(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -
         values.append((low, high))
     lb = rows_from_box(rows, *values[program.output])
     plane = rows.new_zeros((*rows.shape[:2], l.shape[-1]))
-    return RowBounds(lb, plane, lb, torch.zeros_like(lb))
+    return RowBounds(lb, plane, lb, plane, torch.zeros_like(lb))

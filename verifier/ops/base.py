@@ -158,6 +158,10 @@ class Nonlinear(Operator):
         """The default lines on [l, u], sound for every finite l <= u; where l or u is not finite, lines with slope 0."""
         raise NotImplementedError
 
+    def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
+        """How steep the function is on [l, u] on the whole, finite, like l. Guides branching; no bound depends on it."""
+        raise NotImplementedError
+
 
 def size(shape: Shape) -> int:
     """Number of entries of a shape."""

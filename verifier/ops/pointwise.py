@@ -101,6 +101,12 @@ class Pointwise(Nonlinear):
         )
 
 
+    def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
+        finite = torch.isfinite(l) & torch.isfinite(u)
+        l, u = torch.where(finite, l, 0.0), torch.where(finite, u, 0.0)
+        return chord(l, u, self.f(l), self.f(u))
+
+
 def chord(l: Tensor, u: Tensor, fl: Tensor, fu: Tensor) -> Tensor:
     """Slope of the chord; 0 where the interval is too narrow for the difference quotient to mean anything."""
     width = u - l
@@ -136,6 +142,16 @@ class PiecewiseLinear(Pointwise):
         # On a single piece through the origin's line with the piece's own slope there is nothing to round: f(x) = s x exactly.
         exact = (self._piece(l, u) == s) & self._through_origin(l, u)
         return torch.where(exact, 0.0, low), torch.where(exact, 0.0, high)
+
+    def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
+        """The mean of the slopes at both ends: it does not change while a breakpoint stays inside, so neither do the branching's preferences."""
+        return (self._slope_at(l) + self._slope_at(u)) / 2
+
+    def _slope_at(self, x: Tensor) -> Tensor:
+        slope = torch.full_like(x, float(self.slopes[0]))
+        for p, s in zip(self.points, self.slopes[1:]):
+            slope = torch.where(x >= p, float(s), slope)
+        return slope
 
     def _piece(self, l: Tensor, u: Tensor) -> Tensor:
         """The slope of the piece that holds [l, u], NaN where a breakpoint lies inside."""

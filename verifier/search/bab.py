@@ -190,7 +190,7 @@ class Search:
         kept.score, speaker = best_rows(picked, lb, kept.open)
         points = torch.where(plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1) > 0, kept.lower, kept.upper)
         scale = self.scale.unsqueeze(0)
-        preference = self.score(kept.lower, kept.upper, scale, plane, lb, picked, targets.n_slots)
+        preference = self.score(kept.lower, kept.upper, scale, bounds.slope[alive], lb, picked, targets.n_slots)
         fine = torch.finfo(kept.lower.dtype).eps
         narrow = (kept.upper - kept.lower) <= fine * torch.maximum(kept.lower.abs(), kept.upper.abs())
         preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))

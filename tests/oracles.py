@@ -51,7 +51,7 @@ def run_ort(source, xs) -> list[np.ndarray]:
 
 
 def stand_in_torchvision() -> None:
-    """onnx2torch imports torchvision for three operators that no model here has; its wheels may not fit a CPU-only torch."""
+    """onnx2torch imports torchvision for three operators that no model here has; its wheels may not fit the torch."""
     try:
         import torchvision  # noqa: F401
     except Exception:

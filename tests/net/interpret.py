@@ -1,4 +1,4 @@
-"""The normal form read literally: a numpy interpreter of a `Network`, written from the table in `verifier.net.simplify` alone.
+"""The normal form read literally: a numpy interpreter of a `Network`, written from the table in `simplify` alone.
 
 Windows (Conv, pooling) and operators whose normal form is ONNX's own go to ONNX Runtime, one node at a time.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 from oracles import cut
 
 from verifier.net.graph import Network, Node
@@ -17,9 +17,9 @@ BINARY = {
     "MatMul": np.matmul, "Equal": np.equal, "Less": np.less, "Greater": np.greater,
 }  # fmt: skip
 UNARY = {
-    "Relu": lambda x: np.maximum(x, 0), "Abs": np.abs, "Neg": np.negative, "Sqrt": np.sqrt, "Exp": np.exp, "Log": np.log,
+    "Relu": lambda x: np.maximum(x, 0), "Abs": np.abs, "Neg": np.negative, "Sqrt": np.sqrt, "Exp": np.exp,
     "Sigmoid": lambda x: 1 / (1 + np.exp(-x)), "Tanh": np.tanh, "Sin": np.sin, "Cos": np.cos, "Sign": np.sign,
-    "Floor": np.floor, "Not": np.logical_not,
+    "Log": np.log, "Floor": np.floor, "Not": np.logical_not,
 }  # fmt: skip
 REDUCE = {"ReduceSum": np.sum, "ReduceMean": np.mean, "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod}
 
@@ -146,7 +146,8 @@ def by_runtime(n: Node, opset: int, v: list) -> np.ndarray:
     names = [f"i{k}" if a is not None else "" for k, a in enumerate(v)]
     infos = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for k, a in present]
     schema = onnx.defs.get_schema(kind, opset, "")
-    attrs = {k: a for k, a in n.attrs.items() if k in schema.attributes}  # such as ceil_mode, unknown to old opsets
+    attrs = {k: a for k, a in n.attrs.items() if k in schema.attributes}  # ceil_mode is unknown to old opsets
+    attrs = {k: numpy_helper.from_array(a) if isinstance(a, np.ndarray) else a for k, a in attrs.items()}
     node = helper.make_node(kind, names, ["y"], **attrs)
     graph = helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name="y")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)

@@ -145,6 +145,12 @@ def arg_extreme(n: Raw, g: Draft) -> None:
     g.emit(n.op, n.inputs[:1], n.outputs[0], axis=axis, keepdims=n.attrs.get("keepdims", 1), select_last_index=last)
 
 
+@RULES.add("NonZero", "Unique", "Compress", "NonMaxSuppression", "Range", "ConstantOfShape", "Shape", "Size")
+def shape_of_values(n: Raw, g: Draft) -> None:
+    """Operators whose result's shape comes from values. Where they are not constant it must be watched."""
+    raise Dynamic(n.op)
+
+
 @RULES.add("Einsum")
 def einsum(n: Raw, g: Draft) -> None:
     g.emit("Einsum", n.inputs, n.outputs[0], equation="".join(n.attrs["equation"].split()))

@@ -81,8 +81,9 @@ Sqrt, Div, …), Gemm with two variable matrices (MatMul, Add).
 
 Structure that depends on x. Where the indices, axes, pads, starts, shape or other structural input of an operator are
 not constant, the kind is '<Op>Dynamic', its inputs are those of the file (all of them), its attributes ONNX's:
-GatherDynamic, ScatterNDDynamic, SliceDynamic, RangeDynamic, ReshapeDynamic, … The result's shape has been seen to be
-the same on several inputs.
+GatherDynamic, ScatterNDDynamic, SliceDynamic, RangeDynamic, ReshapeDynamic, … Their shapes, and those of what is made
+from them, are the ones seen on zeros; only the outputs have been seen to keep theirs on several inputs. A shape that
+may change is not constant: it comes from ShapeDynamic.
 
 Several outputs. Output k > 0 of an operator with several that is not rewritten is a node of its own with kind '<Op>:k'
 and the inputs and attributes of the first ('TopK:1' are the indices).

@@ -1,15 +1,18 @@
 """One run of the model in ONNX Runtime tells every tensor's shape, element type and constant value.
 
 Inputs get static shapes (unknown dimensions become 1), operators that the outputs do not need are dropped, large
-weights become inputs of the run (so that nothing is serialised twice), and every tensor becomes an output. A tensor is
-constant if all its ancestors are weights, constants, or shapes of tensors: shapes are static, so whatever is computed
-from them is too. Its value is what ONNX Runtime computed. Shapes that could depend on the input are seen on several
-inputs by `Trace.again`.
+weights become inputs of the run (so that nothing is serialised twice), and every tensor becomes an output.
+
+A tensor is constant if all its ancestors are weights, constants, or shapes of tensors whose own shape does not depend
+on the inputs. Its value is what ONNX Runtime computed. A tensor's shape is *open* if values that depend on the inputs
+decide on it or on a tensor it is made from. Such a tensor has the shape that it has for zeros; `Trace.again` sees to it
+that at least the outputs keep theirs.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +29,13 @@ MAX_ENTRIES = 2**29  # of one tensor: 2 GiB of float32
 SMALL = 1024  # weights up to this many entries stay in the graph, where shape inference may need them
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 SHAPE_ONLY = {"Shape", "Size"}
+# Inputs whose values decide on the result's shape.
+STRUCTURE = {
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "Split", "TopK", "OneHot", "Squeeze", "Unsqueeze"), (1,)),
+    **dict.fromkeys(("Slice", "Pad", "Resize", "Upsample", "Col2Im", "AffineGrid", "DFT", "CenterCropPad"), (1, 2, 3, 4)),
+    **dict.fromkeys(("ConstantOfShape", "NonZero", "Unique", "HannWindow", "HammingWindow", "BlackmanWindow"), (0,)),
+    **dict.fromkeys(("Range", "Compress", "NonMaxSuppression", "MaxUnpool", "STFT", "MelWeightMatrix"), (0, 1, 2, 3, 4)),
+}
 Tensors = dict[str, np.ndarray]
 
 
@@ -52,19 +62,29 @@ class Trace:
             raise ModelError(f"ONNX Runtime cannot run the model: {first_line(e)}") from None
 
     def again(self) -> None:
-        """Runs on two more inputs; a tensor whose shape changes has no place in a network of static shapes."""
+        """Runs on more inputs; an output whose shape changes has no place in a network of static shapes.
+
+        An input that the model cannot run on (an index out of range, say) tells nothing. Shapes inside may change: they
+        do so behind an operator that no bounds exist for, so nothing is ever proved from them.
+        """
         rng = np.random.default_rng(0)
-        for _ in range(2):
-            sample = {t.name: rng.random(t.shape).astype(t.dtype) for t in self.inputs}
-            for name, value in self.run(sample).items():
+        for scale in (1, 8, 64):
+            sample = {t.name: (scale * rng.random(t.shape)).astype(t.dtype) for t in self.inputs}
+            try:
+                results = self.run(sample)
+            except ModelError:
+                continue
+            for name in self.outputs:
+                value = results.get(name)
                 if isinstance(value, np.ndarray) and value.shape != self.shapes[name]:
                     shapes = f"{list(self.shapes[name])} and {list(value.shape)}"
-                    raise ModelError(f"the shape of tensor {name!r} depends on the input: {shapes} were seen")
+                    raise ModelError(f"the shape of output {name!r} depends on the input: {shapes} were seen")
 
 
 def first_line(e: BaseException) -> str:
     """An error's first line, short enough for one line of ours."""
     text = " ".join(str(e).strip().splitlines()[:1]) or type(e).__name__
+    text = re.sub(r"(/\S*onnxruntime\S*:\d+ ).*\) (?=\S{2})", "", text)  # where in its source it happened
     return text if len(text) <= 300 else text[:297] + "..."
 
 
@@ -80,6 +100,7 @@ def trace(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Trace:
     outputs = tuple(o.name for o in graph.output)
     if not outputs or not graph.node:
         raise ModelError("the graph has no outputs" if graph.node else "the graph is empty")
+    refuse_odd_names(graph)
     nodes = live_nodes(graph, (*outputs, *keep))
     refuse_unknown(nodes, opset, {o.domain: o.version for o in model.opset_import})
     weights = read_weights(graph, {i for n in nodes for i in n.input} | set(outputs))
@@ -94,18 +115,32 @@ def trace(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Trace:
     for name, value in {**sample, **weights, **results}.items():
         plain = isinstance(value, np.ndarray)  # sequences and optionals have no shape here; no operator takes them
         t.shapes[name], t.dtypes[name] = (value.shape, value.dtype) if plain else ((), np.dtype(object))
+    open_shapes: set[str] = set()
     for raw in t.raws:
-        mark_constants(t, raw, results)
+        if shape_is_open(t, raw, open_shapes):
+            open_shapes.update(raw.outputs)
+        mark_constants(t, raw, results, open_shapes)
     return t
 
 
-def mark_constants(t: Trace, raw: Raw, results: Tensors) -> None:
+def shape_is_open(t: Trace, raw: Raw, open_shapes: set[str]) -> bool:
+    """Whether the shapes of what `raw` yields may depend on the network's inputs. A shape itself has a fixed length."""
+    if raw.op in SHAPE_ONLY:
+        return False
+    slots = (1,) if raw.op.startswith("Reduce") else STRUCTURE.get(raw.op, ())
+    if "." in raw.op or any(t.dtypes[o].kind == "O" for o in raw.outputs if o):
+        slots = tuple(range(len(raw.inputs)))  # an operator of another domain, or a sequence: nothing is known
+    return any(i in open_shapes or (k in slots and i not in t.values) for k, i in enumerate(raw.inputs) if i)
+
+
+def mark_constants(t: Trace, raw: Raw, results: Tensors, open_shapes: set[str]) -> None:
     """Adds to `t.values` the outputs of `raw` that do not depend on the network's inputs."""
     if raw.op in RANDOM or (raw.op == "Dropout" and raw.input(2) and bool(np.any(t.values.get(raw.inputs[2], True)))):
         return
     for k, name in enumerate(raw.outputs):
         mask = raw.op == "Dropout" and k == 1
-        constant = mask or raw.op in SHAPE_ONLY or all(i in t.values for i in raw.inputs if i)
+        of_shape = raw.op in SHAPE_ONLY and raw.inputs[0] not in open_shapes
+        constant = mask or of_shape or all(i in t.values for i in raw.inputs if i)
         if name and constant and isinstance(results[name], np.ndarray):
             t.values[name] = results[name]
 
@@ -186,18 +221,46 @@ def input_place(info: onnx.ValueInfoProto) -> Place:
     return Place(info.name, shape, dtype)
 
 
+def refuse_odd_names(graph: onnx.GraphProto) -> None:
+    """Names that are not UTF-8 come as bytes; ONNX Runtime would choke on them when it reports an error."""
+    names = [s for n in graph.node for s in (n.name, n.op_type, n.domain, *n.input, *n.output)]
+    names += [v.name for values in (graph.input, graph.output, graph.initializer) for v in values]
+    odd = next((s for s in names if not is_text(s)), None)
+    if odd is not None:
+        raise ModelError(f"the name {odd!r} is not UTF-8")
+
+
+def is_text(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and name.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def decode(n: onnx.NodeProto, opset: int) -> Raw:
     """A node with its attributes as Python values; absent ones get the default of the opset."""
     domain = "" if n.domain in ("", "ai.onnx") else n.domain
     attrs = {}
     try:
         schema = onnx.defs.get_schema(n.op_type, opset, domain)
+        refuse_absent_inputs(n, schema)
         attrs = {k: python_value(a.default_value) for k, a in schema.attributes.items() if a.default_value.type}
     except onnx.defs.SchemaError:
         pass  # an operator of another domain: ONNX Runtime decides
-    attrs.update((a.name, python_value(a)) for a in n.attribute)
+    try:
+        attrs.update((a.name, python_value(a)) for a in n.attribute)
+    except (ValueError, TypeError, KeyError) as e:
+        raise ModelError(f"operator {n.op_type} {n.name!r}: an attribute cannot be read: {first_line(e)}") from None
     op = f"{domain}.{n.op_type}" if domain else n.op_type
     return Raw(op, tuple(n.input), tuple(n.output), attrs, n.name)
+
+
+def refuse_absent_inputs(n: onnx.NodeProto, schema: Any) -> None:
+    """'' stands for an optional input; in place of another one it makes ONNX Runtime read memory that is not there."""
+    for i, name in enumerate(n.input):
+        formal = schema.inputs[min(i, len(schema.inputs) - 1)] if schema.inputs else None
+        if not name and formal is not None and formal.option != onnx.defs.OpSchema.FormalParameterOption.Optional:
+            raise ModelError(f"operator {n.op_type} {n.name!r} lacks its input {i}")
 
 
 def python_value(a: onnx.AttributeProto) -> Any:
@@ -251,7 +314,7 @@ def session_of(ort: Any, data: bytes) -> Any:
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as e:
         raise ModelError(f"ONNX Runtime refuses the model: {first_line(e)}") from None
 

@@ -74,8 +74,8 @@ def _query(query: Query, problem: Problem) -> Iterator[str]:
     yield f"  widths of the moving inputs from {width.min():g} to {width.max():g}"
 
 
-def operators() -> list[str]:
-    """Names of the ONNX operators that a model may use, sorted; read from the source text, without torch.
+def operators() -> dict[str, frozenset[str]]:
+    """The ONNX operators that a model may use, and what each becomes; read from the source text, without torch.
 
     These are the operators that state facts themselves, and those that the reader rewrites into such. What a rewrite
     emits is read off the names in its source and in that of its helpers.
@@ -85,11 +85,12 @@ def operators() -> list[str]:
     from verifier.net.load import RULES
 
     functions = dict(_functions())
-    known = {name for name in OPS.declared | RULES.declared if onnx.defs.has(name)}
-    fine = OPS.declared | {"Identity"}  # which simplification drops
+    vanish = {"Identity"}  # dropped by simplification
     names = {schema.name for schema in onnx.defs.get_all_schemas()} | OPS.declared
-    rewritten = {op: _emits(rule, op, functions) & names for op, rule in _rules(functions.values())}
-    return sorted(op for op in known if op in OPS.declared or (op in rewritten and rewritten[op] <= fine))
+    becomes = {op: _emits(rule, op, functions) & names for op, rule in _rules(functions.values())}
+    becomes = {op: words - vanish for op, words in becomes.items() if words and words <= OPS.declared | vanish}
+    becomes |= {op: {op} for op in OPS.declared}
+    return {op: frozenset(becomes[op]) for op in sorted(becomes) if onnx.defs.has(op)}
 
 
 def _functions() -> Iterator[tuple[str, ast.FunctionDef]]:

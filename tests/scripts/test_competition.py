@@ -1,0 +1,126 @@
+"""The competition's scripts, called as an organiser calls them: always a result file, always exit status 0."""
+
+import csv
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "benchmarks" / "digits"
+CHECKER = ROOT.parent / "shared" / "tools" / "check_cex.py"
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory):
+    """A copy of the scripts whose .venv runs this checkout with the Python at hand."""
+    root = tmp_path_factory.mktemp("tool")
+    shutil.copytree(ROOT / "scripts", root / "scripts")
+    command = root / ".venv" / "bin" / "verify"
+    command.parent.mkdir(parents=True)
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m verifier "$@"\n')
+    command.chmod(0o755)
+    return root / "scripts" / "vnncomp"
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """The tutorial's files with .gz only, as some organisers ship them; named without it."""
+    folder = tmp_path_factory.mktemp("packed")
+    for path in [DIGITS / "onnx" / "dense_relu.onnx", *(DIGITS / "vnnlib").glob("dense_relu_*")]:
+        (folder / (path.name + ".gz")).write_bytes(gzip.compress(path.read_bytes()))
+    return folder
+
+
+def call(script, *words, **kwargs):
+    return subprocess.run(["bash", str(script), *map(str, words)], env=ENV, capture_output=True, text=True, **kwargs)
+
+
+def instance(answer):
+    with open(DIGITS / "instances.csv", newline="") as f:
+        row = next(r for r in csv.DictReader(f) if r["expected"] == answer and "dense_relu" in r["onnx"])
+    return DIGITS / row["onnx"], DIGITS / row["vnnlib"]
+
+
+@pytest.mark.parametrize("answer", ["sat", "unsat"])
+def test_an_instance_as_a_competition_runs_it(tool, packed, tmp_path, answer):
+    onnx, vnnlib = instance(answer)
+    for folder in (None, packed):
+        model, prop = (onnx, vnnlib) if folder is None else (folder / onnx.name, folder / vnnlib.name)
+        assert call(tool / "prepare_instance.sh", "v1", "digits", model, prop).returncode == 0
+        results = tmp_path / "out.txt"
+        done = call(tool / "run_instance.sh", "v1", "digits", model, prop, results, 60)
+        assert done.returncode == 0, done.stderr
+        assert results.read_text().splitlines()[0] == answer
+    if answer == "sat" and CHECKER.exists():
+        judged = subprocess.run(
+            [sys.executable, str(CHECKER), str(onnx), str(vnnlib), str(results)], capture_output=True, text=True
+        )
+        assert judged.stdout.split()[0] == "valid", judged.stdout + judged.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "verdict"),
+    [
+        (["v1", "c", "none.onnx", "none.vnnlib", "{r}", "10"], "error"),
+        (["v2", "c", "{m}", "{p}", "{r}", "10"], "error"),
+        (["v1", "c", "{m}", "{p}", "{r}", "soon"], "error"),
+        (["v1", "c", "{m}", "{p}", "{r}", "0.2"], "timeout"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_the_file(tool, tmp_path, words, verdict):
+    model, prop = instance("unsat")
+    results = tmp_path / "r"
+    results.write_text("sat\n")  # left over from another run
+    done = call(tool / "run_instance.sh", *(w.format(m=model, p=prop, r=results) for w in words))
+    assert done.returncode == 0
+    assert results.read_text() == verdict + "\n"
+
+
+def test_preparing_finds_what_is_missing(tool, packed):
+    model, prop = instance("unsat")
+    assert call(tool / "prepare_instance.sh", "v1", "c", model, "none.vnnlib").returncode == 1
+    assert call(tool / "prepare_instance.sh", "v3", "c", model, prop).returncode == 1
+    assert call(tool / "prepare_instance.sh", "v1", "c", model).returncode == 1
+
+
+def test_a_terminated_instance_leaves_a_result(tool, tmp_path):
+    model, prop = instance("unsat")
+    results = tmp_path / "r"
+    words = ["v1", "c", str(model), str(prop), str(results), "60"]
+    run = subprocess.Popen(["bash", str(tool / "run_instance.sh"), *words], env=ENV, stderr=subprocess.PIPE)
+    time.sleep(1.0)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(20) == 0
+    assert results.read_text().splitlines()[0] in ("timeout", "unsat")
+
+
+@pytest.mark.parametrize("head", ["onnx,vnnlib,timeout_s,expected\n", ""])
+def test_a_suite(tmp_path, head):
+    rows = [[*map(str, instance(a)), "60", *([a] if head else [])] for a in ("sat", "unsat")]
+    rows.append(["none.onnx", "none.vnnlib", "60", *(["sat"] if head else [])])
+    (tmp_path / "instances.csv").write_text(head + "".join(",".join(r) + "\n" for r in rows))
+    out = tmp_path / "out.csv"
+    words = [str(tmp_path), "--timeout-cap", "30", str(out)]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "run_suite.py"), *words], env=ENV, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 sat, 1 unsat, 1 error; 0 contradicting" in done.stdout.splitlines()[-1]
+    with open(out, newline="") as f:
+        assert [r["verdict"] for r in csv.DictReader(f)] == ["sat", "unsat", "error"]
+
+
+def test_a_suite_notices_a_contradiction(tmp_path):
+    model, prop = instance("sat")
+    (tmp_path / "instances.csv").write_text(f"onnx,vnnlib,timeout_s,expected\n{model},{prop},60,unsat\n")
+    words = [sys.executable, str(ROOT / "scripts" / "run_suite.py"), str(tmp_path)]
+    done = subprocess.run(words, env=ENV, capture_output=True, text=True)
+    assert done.returncode == 1 and "CONTRADICTS" in done.stdout

@@ -163,6 +163,8 @@ def judge(node, x, y, official):
 def test_official_parser_reads_the_same(asserts, some):
     """The same formulas in VNN-LIB 2.0, read by the official parser, are true of the same points."""
     official = pytest.importorskip("vnnlib")
+    if not hasattr(official, "parse_query_string"):  # the folder of samples, found where the parser is not installed
+        pytest.skip("the official parser is not installed")
     head = "(vnnlib-version <2.0>)\n(declare-network N"
     tensors = f"(declare-input X float64 [{INPUTS}]) (declare-output Y float64 [{OUTPUTS}]))\n"
     theirs = official.parse_query_string(head + tensors + "".join(f"(assert {text(f, 2)})\n" for f in asserts))

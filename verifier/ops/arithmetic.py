@@ -34,10 +34,11 @@ def unbroadcast(a: Tensor, shape: Shape) -> Tensor:
 
 
 def rounded(site: Site, *slots: int) -> int:
-    """1, one more term, if one of these constants is wider than the working precision (derived in float64); else 0."""
-    width = torch.finfo(site.dtype).bits // 8
+    """1, one more term, if the working precision cannot hold one of these constants exactly; else 0."""
+    kind = np.float32 if site.dtype == torch.float32 else np.float64
     values = (site.constants[i] for i in slots if i < len(site.constants))
-    return int(any(v is not None and v.dtype.kind == "f" and v.dtype.itemsize > width for v in values))
+    with np.errstate(over="ignore"):
+        return int(any(v is not None and v.dtype.kind in "fiu" and bool((v.astype(kind) != v).any()) for v in values))
 
 
 class Total(Affine):

@@ -8,14 +8,29 @@ may return views of their argument.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.arithmetic import lift, unbroadcast
-from verifier.ops.base import Move, Opaque, Operator, Site, Unsuitable, size
+from verifier.ops.arithmetic import lift, rounded, unbroadcast
+from verifier.ops.base import Affine, Move, Opaque, Operator, Site, Unsuitable, size
+
+
+@cache
+def as_move(kind: type[Affine]) -> type[Affine]:
+    return type(kind.__name__, (kind, Move), {"__doc__": kind.__doc__})
+
+
+def settle(kind: type[Affine], site: Site, rounds: bool | int) -> Affine:
+    """An operator that puts constants between what it moves: a `Move` (exact) unless a constant had to be rounded."""
+    if not rounds:
+        return as_move(kind)(site)
+    op = kind(site)
+    op.terms = (op.terms[0] + 1, op.terms[1])
+    return op
 
 
 @OPS.add("Reshape")
@@ -68,9 +83,10 @@ class Slice(Move):
         return (x,)
 
 
-@OPS.add("Concat")
-class Concat(Move):
+class Joined(Affine):
     """Joins along `axis`; constant parts make the offset."""
+
+    terms = (1, 1)
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -102,6 +118,11 @@ class Concat(Move):
         c0 = next(c for c in self.fixed if c is not None)
         parts = [c0.new_zeros(s) if c is None else c for c, s in zip(self.fixed, self.site.shapes)]
         return torch.cat(parts, self.axis - 1)
+
+
+@OPS.add("Concat")
+def concat(site: Site) -> Operator:
+    return settle(Joined, site, rounded(site, *range(len(site.shapes))))
 
 
 class Select(Move):
@@ -190,8 +211,10 @@ class Tile(Move):
         return (a.reshape(a.shape[0], *self.blocks).sum(tuple(range(1, 2 * len(self.repeats), 2))),)
 
 
-class Surround(Move):
+class Surrounded(Affine):
     """Pads with one constant number."""
+
+    terms = (1, 1)
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -220,7 +243,8 @@ class Surround(Move):
 def pad(site: Site) -> Operator:
     mode, pads, rank = site.attrs["mode"], site.attrs["pads"], len(site.shape)
     if mode == "constant":
-        return Surround(site)
+        held = float(torch.tensor(site.attrs["value"], dtype=site.dtype))
+        return settle(Surrounded, site, held != site.attrs["value"])
     names = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
     if mode not in names:
         raise Unsuitable(f"{site.name}: Pad with mode {mode!r}")
@@ -230,9 +254,10 @@ def pad(site: Site) -> Operator:
     return Select(site, axes, indices)
 
 
-@OPS.add("Embed")
-class Embed(Move):
+class Embedded(Affine):
     """y = base with y[index] = x: x (m,), attribute `index` (m,) without repeats, constant input `base` (n,)."""
+
+    terms = (1, 1)
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -250,6 +275,11 @@ class Embed(Move):
 
     def offset(self) -> Tensor | None:
         return self.base.index_fill(0, self.index, 0)
+
+
+@OPS.add("Embed")
+def embed(site: Site) -> Operator:
+    return settle(Embedded, site, rounded(site, *range(len(site.shapes))))
 
 
 class Same(Move):

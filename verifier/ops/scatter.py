@@ -1,4 +1,4 @@
-"""Moves that write into a tensor: Place (scatter at constant positions) and Where with a constant condition.
+"""Operators that write into a tensor: Place (scatter at constant positions) and Where with a constant condition.
 
 y = data outside the written positions, and the updates there (or data plus updates). Symbols: data (N, *out_shape),
 updates (N, *k), positions (K,) flat indices into a node's shape; either operand may be constant.
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.arithmetic import Entrywise, lift, unbroadcast
-from verifier.ops.base import Affine, Move, Operator, Site
+from verifier.ops.arithmetic import Entrywise, lift, rounded, unbroadcast
+from verifier.ops.base import Affine, Operator, Site
+from verifier.ops.moves import settle
 
 
 class Blend(Affine):
@@ -55,8 +56,10 @@ class Blend(Affine):
         return self._fill(tuple(like.new_zeros((1, *s)) for s in self.in_shapes), True)[0]
 
 
-class Overwrite(Blend, Move):
+class Overwritten(Blend):
     """y = data; y.ravel()[positions] = updates, positions without repeats."""
+
+    terms = (1, 1)
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -75,13 +78,13 @@ class Overwrite(Blend, Move):
         return flat.index_fill(1, self.index, 0).reshape(a.shape), taken
 
 
-class Deposit(Overwrite):
+class Deposited(Overwritten):
     """y = data; y.ravel()[positions] += updates, where a position may occur several times."""
 
     def __init__(self, site: Site):
         super().__init__(site)
         repeats = int(np.bincount(self.index.cpu().numpy(), minlength=1).max())
-        self.terms = (1 + repeats, 1)
+        self.terms = (1 + repeats + rounded(site, 0, 1), 1)
 
     def blend(self, data: Tensor, updates: Tensor) -> Tensor:
         n = max(data.shape[0], updates.shape[0]) if data.shape[0] and updates.shape[0] else 0
@@ -94,10 +97,10 @@ class Deposit(Overwrite):
 
 @OPS.add("Place")
 def place(site: Site) -> Operator:
-    return Deposit(site) if site.attrs["reduction"] == "add" else Overwrite(site)
+    return Deposited(site) if site.attrs["reduction"] == "add" else settle(Overwritten, site, rounded(site, 0, 1))
 
 
-class Choice(Blend, Move):
+class Chosen(Blend):
     """y = where(mask, a, b), mask constant; all three broadcast."""
 
     slots = (1, 2)
@@ -119,7 +122,7 @@ class Choice(Blend, Move):
         return unbroadcast(first, shapes[0]), unbroadcast(second, shapes[1])
 
 
-class ComputedChoice(Entrywise):
+class ChosenByValue(Entrywise):
     """where(condition, a, b) with a condition that depends on x."""
 
     def combine(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -128,4 +131,4 @@ class ComputedChoice(Entrywise):
 
 @OPS.add("Where")
 def where(site: Site) -> Operator:
-    return ComputedChoice(site) if site.constants[0] is None else Choice(site)
+    return ChosenByValue(site) if site.constants[0] is None else settle(Chosen, site, rounded(site, 1, 2))

@@ -263,6 +263,8 @@ def test_unused_domains_do_no_harm():
 
 @pytest.mark.parametrize("opset", range(7, 24))
 def test_opsets(opset):
+    if opset > onnx.defs.onnx_opset_version():
+        pytest.skip("later than the installed onnx")
     assert kinds(check(model([node("MatMul", "x w", "h"), node("Relu", "h")], {"x": (1, 3)}, opset=opset, w=W))) == [
         "Linear",
         "Relu",

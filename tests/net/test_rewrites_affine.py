@@ -1,6 +1,7 @@
 """Products, windows and normalisations: the normal form has the announced kinds and attributes, and the same values."""
 
 import numpy as np
+import onnx
 import pytest
 from tiny import check, kinds, model, node
 
@@ -186,4 +187,7 @@ def test_other_normalisations():
     check(model(node("LpNormalization", "x", axis=1, p=2), {"x": (2, 3)}))
     check(model(node("LpNormalization", "x", axis=-1, p=1), {"x": (2, 3)}))
     check(model(node("GroupNormalization", "x s b", num_groups=2), {"x": (1, 4, 3)}, opset=18, s=rand(2), b=rand(2)))
-    check(model(node("GroupNormalization", "x s b", num_groups=2), {"x": (1, 4, 3)}, opset=21, s=rand(4), b=rand(4)))
+    if onnx.defs.onnx_opset_version() >= 21:
+        check(
+            model(node("GroupNormalization", "x s b", num_groups=2), {"x": (1, 4, 3)}, opset=21, s=rand(4), b=rand(4))
+        )

@@ -1,6 +1,7 @@
 """Reductions, clipping, many operands: the normal form has the announced kinds and attributes, and the same values."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from tiny import check, kinds, model, node
 
@@ -68,6 +69,8 @@ def test_functions_of_reductions():
 
 
 def test_noop_reduction():
+    if tuple(int(p) for p in onnxruntime.__version__.split(".")[:2]) < (1, 20):
+        pytest.skip("earlier versions of ONNX Runtime fail on it")
     n = [node("ReduceSum", "x", "h", noop_with_empty_axes=1), node("Relu", "h")]
     assert kinds(check(model(n, {"x": (2, 3)}))) == ["Relu"]
 

@@ -26,15 +26,17 @@ from verifier.net.graph import Tensor as Place
 from verifier.result import ModelError, UnsupportedError
 
 MAX_ENTRIES = 2**29  # of one tensor: 2 GiB of float32
+MAX_TOTAL = 2**31  # of all tensors together, which the run holds at once
 SMALL = 1024  # weights up to this many entries stay in the graph, where shape inference may need them
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 SHAPE_ONLY = {"Shape", "Size"}
 # Inputs whose values decide on the result's shape.
+ALL = (0, 1, 2, 3, 4)
 STRUCTURE = {
     **dict.fromkeys(("Reshape", "Expand", "Tile", "Split", "TopK", "OneHot", "Squeeze", "Unsqueeze"), (1,)),
-    **dict.fromkeys(("Slice", "Pad", "Resize", "Upsample", "Col2Im", "AffineGrid", "DFT", "CenterCropPad"), (1, 2, 3, 4)),
-    **dict.fromkeys(("ConstantOfShape", "NonZero", "Unique", "HannWindow", "HammingWindow", "BlackmanWindow"), (0,)),
-    **dict.fromkeys(("Range", "Compress", "NonMaxSuppression", "MaxUnpool", "STFT", "MelWeightMatrix"), (0, 1, 2, 3, 4)),
+    **dict.fromkeys(("Slice", "Pad", "Resize", "Upsample", "Col2Im", "AffineGrid", "DFT", "CenterCropPad"), ALL[1:]),
+    **dict.fromkeys(("ConstantOfShape", "NonZero", "Unique", "HannWindow", "HammingWindow", "BlackmanWindow"), ALL),
+    **dict.fromkeys(("Range", "Compress", "NonMaxSuppression", "MaxUnpool", "STFT", "MelWeightMatrix"), ALL),
 }
 Tensors = dict[str, np.ndarray]
 
@@ -225,16 +227,19 @@ def refuse_odd_names(graph: onnx.GraphProto) -> None:
     """Names that are not UTF-8 come as bytes; ONNX Runtime would choke on them when it reports an error."""
     names = [s for n in graph.node for s in (n.name, n.op_type, n.domain, *n.input, *n.output)]
     names += [v.name for values in (graph.input, graph.output, graph.initializer) for v in values]
+    names += [s for n in graph.node for a in n.attribute for s in (a.name, a.s)]
     odd = next((s for s in names if not is_text(s)), None)
     if odd is not None:
         raise ModelError(f"the name {odd!r} is not UTF-8")
 
 
 def is_text(name: Any) -> bool:
+    """Names come as str; as bytes only where they are not UTF-8, and always in the values of attributes."""
     try:
-        return isinstance(name, str) and name.encode() is not None
-    except UnicodeEncodeError:
+        name.decode() if isinstance(name, bytes) else name.encode()
+    except UnicodeError:
         return False
+    return True
 
 
 def decode(n: onnx.NodeProto, opset: int) -> Raw:
@@ -325,9 +330,14 @@ def refuse_large(slim: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
     except Exception:
         return  # ONNX Runtime infers again, and says better what is wrong
-    for info in (*inferred.graph.value_info, *inferred.graph.output):
+    total = 0
+    for info in {i.name: i for i in (*inferred.graph.value_info, *inferred.graph.output)}.values():
         dims = [d.dim_value for d in info.type.tensor_type.shape.dim]
-        if dims and math.prod(dims) > MAX_ENTRIES:
+        size = math.prod(dims) if dims else 0
+        total += size
+        if size > MAX_ENTRIES:
             raise ModelError(f"tensor {info.name!r} of shape {dims} is too large")
+    if total > MAX_TOTAL:
+        raise ModelError(f"the model's tensors together have {total} entries, too many to hold")
 
 

@@ -85,10 +85,13 @@ def operators() -> dict[str, frozenset[str]]:
     from verifier.net.load import RULES
 
     functions = dict(_functions())
-    vanish = {"Identity"}  # dropped by simplification
-    names = {schema.name for schema in onnx.defs.get_all_schemas()} | OPS.declared
+    asked = RULES.declared - OPS.declared - {"Identity"}  # occur where a rule asks which operator it is at
+    names = ({schema.name for schema in onnx.defs.get_all_schemas()} | OPS.declared) - asked
     becomes = {op: _emits(rule, op, functions) & names for op, rule in _rules(functions.values())}
-    becomes = {op: words - vanish for op, words in becomes.items() if words and words <= OPS.declared | vanish}
+    # Identity is dropped by simplification
+    becomes = {
+        op: words - {"Identity"} for op, words in becomes.items() if words and words <= OPS.declared | {"Identity"}
+    }
     becomes |= {op: {op} for op in OPS.declared}
     return {op: frozenset(becomes[op]) for op in sorted(becomes) if onnx.defs.has(op)}
 

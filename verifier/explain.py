@@ -116,7 +116,7 @@ def _rules(functions: Iterable[ast.FunctionDef]) -> Iterator[tuple[str, ast.Func
 def _emits(f: ast.FunctionDef, op: str, functions: dict[str, ast.FunctionDef], seen: tuple[str, ...] = ()) -> set[str]:
     """Every word in the function and in those it calls; the operator's own name where the function passes it on."""
     words: set[str] = set()
-    for node in (n for part in f.body for n in ast.walk(part)):
+    for node in (n for part in f.body for n in _reached(part, op)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             words.add(node.value)
         elif isinstance(node, ast.Attribute) and node.attr == "op":
@@ -124,3 +124,17 @@ def _emits(f: ast.FunctionDef, op: str, functions: dict[str, ast.FunctionDef], s
         elif isinstance(node, ast.Name) and node.id in functions and node.id not in seen:
             words |= _emits(functions[node.id], op, functions, (*seen, f.name))
     return words
+
+
+def _reached(node: ast.AST, op: str) -> Iterator[ast.AST]:
+    """The nodes below, but where the code asks for the operator's name only those of the branch taken for `op`."""
+    yield node
+    inside = list(ast.iter_child_nodes(node))
+    test = getattr(node, "test", None)
+    if isinstance(node, (ast.IfExp, ast.If)) and isinstance(test, ast.Compare) and len(test.ops) == 1:
+        asks = isinstance(test.left, ast.Attribute) and test.left.attr == "op" and isinstance(test.ops[0], ast.Eq)
+        if asks and isinstance(test.comparators[0], ast.Constant):
+            branch = node.body if test.comparators[0].value == op else node.orelse
+            inside = branch if isinstance(branch, list) else [branch]
+    for child in inside:
+        yield from _reached(child, op)

@@ -143,8 +143,9 @@ class GatherND(Computed):
         index, n = index.long(), x.shape[0]
         shared = self.site.attrs.get("batch_dims", 0) + 1  # the batch axis N is one more
         k, lead = index.shape[-1], prod(x.shape[:shared])
-        rows = x.reshape(lead, prod(x.shape[shared : shared + k]), -1)
-        places = flat_places(index, x.shape[shared : shared + k]).reshape(lead, -1)
+        rows = x.reshape(lead, prod(x.shape[shared : shared + k]), prod(x.shape[shared + k :]))
+        places = flat_places(index, x.shape[shared : shared + k])
+        places = places.reshape(lead, prod(places.shape[shared:]))
         return take(rows, 1, places).reshape(n, *self.out_shape)
 
 
@@ -156,6 +157,6 @@ class ScatterND(Computed):
         index, n = index.long(), x.shape[0]
         k = index.shape[-1]
         rows = x.reshape(n, prod(x.shape[1 : k + 1]), prod(x.shape[k + 1 :]))
-        places = flat_places(index, x.shape[1 : k + 1]).reshape(n, -1, 1).expand(-1, -1, rows.shape[2])
+        places = flat_places(index, x.shape[1 : k + 1]).flatten(1).unsqueeze(2).expand(-1, -1, rows.shape[2])
         updates = updates.reshape(places.shape).to(x.dtype)
         return write(rows, 1, places, updates, self.site.attrs.get("reduction", "none")).reshape(x.shape)

@@ -89,7 +89,7 @@ class TopK(Opaque):
 
     def forward(self, x: Tensor) -> Tensor:
         axis = self.site.attrs["axis"] + 1
-        values, places = x.sort(axis, descending=bool(self.site.attrs["largest"]), stable=True)
+        values, places = x.sort(dim=axis, descending=bool(self.site.attrs["largest"]), stable=True)
         return (places if self.site.kind.endswith(":1") else values).narrow(axis, 0, self.out_shape[axis - 1])
 
 

@@ -1,0 +1,215 @@
+"""What a function of one number promises: intervals and lines that enclose it, for every slope, in extended precision.
+
+A check returns its violations as text (empty: kept). Lines are evaluated on the very numbers that the operator hands
+out: the product and the sum in longdouble are off by a few units of longdouble, and only that much is forgiven. Each
+interval is searched at its ends, at kinks and inflections, on a grid that is fine towards the ends, and then twice
+around the lowest local minima found.
+
+Symbols: K intervals, P points in each; l, u, slopes and offsets are tensors (K,) in the precision under test.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from exact import Exact, L
+from torch import Tensor
+
+UNIT = 8 * np.finfo(L).eps
+FINE = [0.0, 1.0, 0.5, *(t for k in range(1, 40, 3) for t in (2.0**-k, 1 - 2.0**-k)), *np.linspace(0.02, 0.98, 25)]
+
+
+def wide(x: Tensor | None, like: Tensor) -> np.ndarray:
+    return np.zeros(like.shape, L) if x is None else x.detach().cpu().double().numpy().astype(L)
+
+
+def neighbours(x: Tensor) -> Tensor:
+    """Numbers, and the next ones above and below."""
+    return torch.cat([x, torch.nextafter(x, x + torch.inf), torch.nextafter(x, x - torch.inf)])
+
+
+def intervals(exact: Exact, dtype: torch.dtype, seed: int = 0, n: int = 800) -> tuple[Tensor, Tensor]:
+    """Adversarial and random intervals: tiny and huge, at and around every special point, one-sided, degenerate."""
+    info = torch.finfo(dtype)
+    marks = [0.0, info.tiny, 1e-30, 1e-10, 1e-3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1e4, 1e10, 1e30]
+    g = torch.Generator().manual_seed(seed)
+    special = neighbours(torch.tensor(sorted({*exact.points, 0.0}), dtype=dtype))
+    ends = neighbours(torch.tensor(sorted({s * m for m in marks for s in (-1, 1)}), dtype=dtype))
+    ends = torch.cat([special, ends])
+    pairs = torch.cartesian_prod(ends, ends)
+    # All pairs of numbers at special points, and a choice of the others.
+    chosen = torch.rand(len(pairs), generator=g) < 2 * n / len(pairs)
+    pairs = torch.cat([torch.cartesian_prod(special, special)[:2000], torch.stack([ends, ends], 1), pairs[chosen]])
+    l, u = pairs.unbind(1)
+    middle = 3 * torch.randn(n, generator=g, dtype=torch.float64)
+    radius = torch.exp(torch.empty(n, dtype=torch.float64).uniform_(-20, 4, generator=g))
+    near = torch.tensor(exact.points, dtype=torch.float64)[torch.randint(len(exact.points), (n,), generator=g)]
+    middle = torch.where(torch.rand(n, generator=g) < 0.5, middle, near + radius * (torch.rand(n, generator=g) * 2 - 1))
+    l, u = torch.cat([l, (middle - radius).to(dtype)]), torch.cat([u, (middle + radius).to(dtype)])
+    low, high = exact.domain
+    inside = (l <= u) & (l >= low) & (u <= high) & ((l > low) | (low == -np.inf)) & ((u < high) | (high == np.inf))
+    return l[inside], u[inside]
+
+
+def points_in(exact: Exact, l: Tensor, u: Tensor) -> np.ndarray:
+    """(K, P) points of each interval."""
+    a, b = wide(l, l)[:, None], wide(u, u)[:, None]
+    grid = a + (b - a) * np.array(FINE, L)
+    special = np.concatenate([np.array(exact.points, L), 3 * np.array(exact.points, L) + 1])[None].repeat(len(a), 0)
+    return np.clip(np.concatenate([grid, special, np.zeros_like(a)], 1), a, b)
+
+
+def basins(gap: np.ndarray, count: int = 3) -> np.ndarray:
+    """(K, count) places of the lowest local minima of gap (K, P), whose points are sorted."""
+    before, after = np.full_like(gap, np.inf), np.full_like(gap, np.inf)
+    before[:, 1:], after[:, :-1] = gap[:, :-1], gap[:, 1:]
+    low = np.where((gap <= before) & (gap < after), gap, np.inf)
+    return np.argpartition(low, count, 1)[:, :count]
+
+
+def around(x: np.ndarray, place: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """New points (K, B, 13) between the neighbours of x[..., place]; x is (K, 1 or B, P), place (K, B)."""
+    x = np.broadcast_to(x, (*place.shape, x.shape[-1]))
+    worst = np.take_along_axis(x, place[..., None], 2)
+    left = np.where(x < worst, x, a).max(2, keepdims=True)
+    right = np.where(x > worst, x, b).min(2, keepdims=True)
+    return np.clip(left + (right - left) * np.linspace(0, 1, 13, dtype=L), a, b)
+
+
+class Samples:
+    """Points of the intervals and the exact values there, searched once for many lines."""
+
+    def __init__(self, exact: Exact, l: Tensor, u: Tensor):
+        self.exact, self.l, self.u = exact, l, u
+        self.a, self.b = wide(l, l)[:, None], wide(u, u)[:, None]
+        self.x = np.sort(points_in(exact, l, u), 1)
+        self.y = exact.f(self.x)
+
+    def below(self, slope: Tensor, offset: Tensor | None, sign: int) -> np.ndarray:
+        """Least of sign (f(x) - slope x - offset) over each interval, plus what the reference may be off by: (K,).
+
+        Negative is a violation. Offsets that say nothing (infinite on the safe side) are none; a NaN is.
+        """
+        s, o = wide(slope, slope)[:, None, None], wide(offset, slope)[:, None, None]
+        gap = self._gap(self.x[:, None], self.y[:, None], s, o, sign)
+        best, x, place = gap.min((1, 2)), self.x[:, None], basins(gap[:, 0])
+        for _ in range(2):
+            x = around(x, place, self.a[..., None], self.b[..., None])
+            gap = self._gap(x, self.exact.f(x), s, o, sign)
+            best, place = np.minimum(best, gap.min((1, 2))), gap.argmin(2)
+        return best
+
+    @staticmethod
+    def _gap(x: np.ndarray, y: np.ndarray, s: np.ndarray, o: np.ndarray, sign: int) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = sign * (y - (s * x + o)) + UNIT * (np.abs(y) + np.abs(s * x) + np.abs(o))
+        return np.where(np.isnan(gap), np.where(np.isinf(o) & (np.sign(o) == -sign), np.inf, -np.inf), gap)
+
+    def report(self, what: str, least: np.ndarray, *shown: Tensor | None) -> list[str]:
+        bad = np.flatnonzero(~(least >= 0))
+        if not len(bad):
+            return []
+        k = bad[np.argmin(np.nan_to_num(least[bad], nan=-np.inf))]
+        numbers = ", ".join("0" if t is None else repr(float(t[k])) for t in shown)
+        where = f"[{float(self.l[k])!r}, {float(self.u[k])!r}]"
+        return [f"{what}: {len(bad)} of {len(least)} intervals, worst by {float(-least[k]):.3g} on {where} ({numbers})"]
+
+
+def lines(op, samples: Samples) -> list[str]:
+    """The default lines enclose f."""
+    lo_a, lo_b, up_a, up_b = op.relax(samples.l, samples.u)
+    found = samples.report("lower line", samples.below(lo_a, lo_b, 1), lo_a, lo_b)
+    return found + samples.report("upper line", samples.below(up_a, up_b, -1), up_a, up_b)
+
+
+def interval(op, samples: Samples) -> list[str]:
+    """The range encloses f."""
+    low, high = op.interval((samples.l, samples.u))
+    flat = torch.zeros_like(low)
+    found = samples.report("lower end", samples.below(flat, low, 1), low)
+    return found + samples.report("upper end", samples.below(flat, high, -1), high)
+
+
+def slopes_to_try(op, samples: Samples, seed: int = 1) -> list[Tensor]:
+    """Slopes for every interval: none, small, large, of chord and tangents, of either sign, at random."""
+    l, u = samples.l, samples.u
+    tangents = []
+    for x in (samples.a, samples.b, (samples.a + samples.b) / 2):
+        step = np.maximum(np.abs(x), L(1)) * L(2.0**-20)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            tangents.append(((samples.exact.f(x + step) - samples.exact.f(x - step)) / (2 * step))[:, 0])
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        tangents.append(((samples.y[:, -1] - samples.y[:, 0]) / (samples.b - samples.a)[:, 0]))
+    largest = 1e6
+    found = [torch.from_numpy(np.clip(np.nan_to_num(t.astype(np.float64)), -largest, largest)).to(l) for t in tangents]
+    found += [torch.full_like(l, s) for s in (0.0, 1e-30, -1e-30, 1e-3, -1e-3, 0.25, 1.0, -1.0, 1e3, -1e3)]
+    g = torch.Generator().manual_seed(seed)
+    return found + [
+        torch.randn(len(l), generator=g, dtype=torch.float64).to(u),
+        torch.rand(len(l), generator=g, dtype=torch.float64).to(u),
+    ]
+
+
+def every_slope(op, samples: Samples) -> list[str]:
+    """For any slope the offsets enclose f."""
+    found = []
+    for s in slopes_to_try(op, samples):
+        low, high = op.offsets(samples.l, samples.u, s)
+        found += samples.report("lower offset", samples.below(s, low, 1), s, low)
+        found += samples.report("upper offset", samples.below(s, high, -1), s, high)
+    return found
+
+
+def infinite(op, samples: Samples) -> list[str]:
+    """Where an end is infinite the lines are flat, and enclose f on what is finite of the interval."""
+    found = []
+    low, high = samples.exact.domain
+    l, u = samples.l, samples.u
+    cases = [(l, torch.full_like(u, torch.inf))] if high == np.inf else []
+    cases += (
+        [(torch.full_like(l, -torch.inf), u), (torch.full_like(l, -torch.inf), torch.full_like(u, torch.inf))]
+        if low == -np.inf
+        else []
+    )
+    for a, b in cases:
+        parts = op.relax(a, b)
+        if bool((parts.lo_a != 0).any()) or bool((parts.up_a != 0).any()):
+            found.append("lines on an infinite interval are not flat")
+        inner = Samples(samples.exact, *(torch.clamp(t, -1e32, 1e32) for t in (a, b)))
+        found += inner.report("lower line, infinite end", inner.below(parts.lo_a, parts.lo_b, 1), parts.lo_b)
+        found += inner.report("upper line, infinite end", inner.below(parts.up_a, parts.up_b, -1), parts.up_b)
+    return found
+
+
+def exact_where_linear(op, samples: Samples) -> list[str]:
+    """Between kinks of a piecewise linear function, and where nothing is `loose`, both lines are the function."""
+    l, u = samples.l, samples.u
+    settled = ~op.loose(l, u)
+    if samples.exact.linear:
+        settled |= ~torch.stack([(l < p) & (u > p) for p in torch.tensor(samples.exact.points, dtype=l.dtype)]).any(0)
+    lo_a, lo_b, up_a, up_b = (wide(t, l) for t in op.relax(l, u))
+    scale = np.abs(samples.y).max(1) + np.maximum(np.abs(samples.a), np.abs(samples.b))[:, 0]
+    apart = np.maximum(*(np.abs((up_a - lo_a) * e[:, 0] + up_b - lo_b) for e in (samples.a, samples.b)))
+    room = 64 * torch.finfo(l.dtype).eps * scale + 8 * torch.finfo(l.dtype).tiny - np.where(settled.numpy(), apart, 0)
+    return samples.report("lines apart where the function is linear", room)
+
+
+def touching(op, samples: Samples) -> list[str]:
+    """On ordinary intervals no line could move towards the function by a thousandth of its scale: offsets are exact."""
+    l, u = samples.l, samples.u
+    ordinary = ((l.abs() < 50) & (u.abs() < 50) & (u - l > 1e-3)).numpy()
+    lo_a, lo_b, up_a, up_b = op.relax(l, u)
+    room = 1e-3 * (1 + np.abs(samples.y).max(1))
+    found = []
+    for what, slope, offset, sign in (("lower", lo_a, lo_b, 1), ("upper", up_a, up_b, -1)):
+        slack = np.where(ordinary, room - samples.below(slope, offset, sign), 0)
+        found += samples.report(f"{what} line away from the function", slack, slope, offset)
+    return found
+
+
+CHECKS = (lines, interval, every_slope, infinite, exact_where_linear, touching)
+
+
+def violations(op, exact: Exact, n: int = 800) -> list[str]:
+    samples = Samples(exact, *intervals(exact, op.site.dtype, n=n))
+    return [text for check in CHECKS for text in check(op, samples)]

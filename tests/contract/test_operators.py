@@ -1,0 +1,210 @@
+"""The contract of every registered operator: it passes by being registered, or fails for want of an example.
+
+forward is what ONNX Runtime computes; the facts of affine operators and the lines of functions of one number hold
+(`affine_checks`, `line_checks`); and each of those checks notices an operator that has been tampered with.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import affine_checks
+import line_checks
+import numpy as np
+import pytest
+import torch
+from exact import EXACT
+from sites import Example, bind, execute
+from table import TABLE
+
+from verifier.ops import OPS
+from verifier.ops.base import Affine, Lines, Move, Nonlinear
+
+KINDS = list(OPS.load())
+WORKING = (torch.float32, torch.float64)
+
+
+def examples(kind: str) -> list[Example]:
+    return TABLE[kind]()
+
+
+def operators(kind: str, dtype: torch.dtype, of: type):
+    """Operators of the kind and class in its examples."""
+    for example in examples(kind):
+        yield from (op for node, op, _ in bind(example.network, dtype) if node.kind == kind and isinstance(op, of))
+
+
+def kinds_of(of: type) -> list[str]:
+    return [k for k in KINDS if k in TABLE and any(True for _ in operators(k, torch.float64, of))]
+
+
+def mismatches(example: Example, steps, dtype: torch.dtype, tolerance: float) -> list[str]:
+    """Differences of the operators' forwards, on a batch and one by one, from the independent implementation."""
+    xs = example.sample(3)
+    tensors = [torch.from_numpy(x).to(dtype) for x in xs]
+    found = []
+    singles = zip(*(execute(example.network, steps, [t[k : k + 1] for t in tensors]) for k in range(3)))
+    empty = execute(example.network, steps, [t[:0] for t in tensors])
+    results = zip(execute(example.network, steps, tensors), singles, empty, example.expected(xs))
+    for (y, ones, none, want), out in zip(results, example.network.outputs):
+        if tuple(y.shape) != want.shape or tuple(none.shape) != (0, *out.shape) or y.dtype != dtype:
+            found.append(f"{example.name}: {y.dtype} {tuple(y.shape)} instead of {dtype} {want.shape}")
+            continue
+        scale = max(1.0, float(np.abs(want).max()))
+        for what, have in (("batch", y), ("singles", torch.cat(ones))):
+            off = np.abs(have.double().numpy() - want).max()
+            found += (
+                [] if off <= tolerance * scale else [f"{example.name} ({what}): off by {off:.3g} at scale {scale:.3g}"]
+            )
+    return found
+
+
+def test_table_and_registry_name_the_same_operators():
+    assert set(KINDS) == set(TABLE) == set(OPS.declared)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_is_what_onnx_runtime_computes(kind):
+    found = []
+    for example in examples(kind):
+        assert kind in [n.kind for n in example.network.nodes], f"example {example.name} has no {kind}"
+        for dtype in WORKING:
+            found += mismatches(example, bind(example.network, dtype), dtype, 2e-6 if dtype == torch.float64 else 1e-5)
+    assert not found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_flow(kind):
+    """The derivative of forward is the one that differences see; without it no attack would climb."""
+    for example in examples(kind)[:12]:
+        run = partial(differentiable, example, bind(example.network, torch.float64))
+        xs = [torch.from_numpy(x).requires_grad_() for x in example.sample(2, seed=3)]
+        assert not run(*xs) or torch.autograd.gradcheck(run, xs, eps=1e-7, atol=1e-4, fast_mode=True)
+
+
+def differentiable(example: Example, steps, *xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(y for y in execute(example.network, steps, list(xs)) if y.requires_grad)
+
+
+@pytest.mark.parametrize("kind", kinds_of(Affine))
+def test_affine_facts(kind):
+    pairs = zip(operators(kind, torch.float64, Affine), operators(kind, torch.float32, Affine))
+    assert not [text for wide, narrow in pairs for text in affine_checks.violations(wide, narrow)]
+
+
+def lined(kind: str, dtype: torch.dtype):
+    """One operator for each set of attributes, with its reference."""
+    assert kind in EXACT, f"exact.py has no reference for {kind}"
+    seen = {str(sorted(op.site.attrs.items())): op for op in operators(kind, dtype, Nonlinear)}
+    return [(op, EXACT[kind](op)) for op in seen.values()]
+
+
+# Operators that are known to break the contract; a repaired one fails here until its entry goes.
+BROKEN = {"Clip": "on the single point [high, high] both lines are 0"}
+
+
+def marked(kind: str):
+    reason = BROKEN.get(kind)
+    return pytest.param(kind, marks=pytest.mark.xfail(reason=reason, strict=True)) if reason else kind
+
+
+@pytest.mark.parametrize("dtype", WORKING, ids=str)
+@pytest.mark.parametrize("kind", [marked(k) for k in kinds_of(Nonlinear)])
+def test_lines_and_intervals(kind, dtype):
+    assert not [text for op, exact in lined(kind, dtype) for text in line_checks.violations(op, exact)]
+
+
+# --- the checks notice ---
+
+
+def tampered(op, **changes):
+    """The operator with some of its methods or attributes replaced; a callable gets the original result."""
+    bad = copy.copy(op)
+    for name, change in changes.items():
+        original = getattr(op, name)
+        new = (lambda *a, _f=original, _c=change: _c(_f(*a))) if callable(change) else change
+        setattr(bad, name, new)
+    return bad
+
+
+def shifted(y):
+    return y + 1e-3
+
+
+def scaled(parts):
+    return tuple(1.001 * p for p in parts)
+
+
+AFFINE_DAMAGE = {
+    "forward": (affine_checks.linear, shifted),
+    "offset": (affine_checks.offset, lambda c: torch.full((), 1e-3, dtype=torch.float64) if c is None else c + 1e-3),
+    "adjoint": (affine_checks.adjoint, scaled),
+    "rows": (affine_checks.adjoint, scaled),
+    "absolute": (affine_checks.absolute, lambda y: 0.999 * y),
+    "terms": (affine_checks.terms, (0, 0)),
+}
+
+
+@pytest.mark.parametrize("fact", AFFINE_DAMAGE)
+@pytest.mark.parametrize("kind", kinds_of(Affine))
+def test_a_damaged_affine_operator_is_noticed(kind, fact):
+    check, change = AFFINE_DAMAGE[fact]
+    op = next(operators(kind, torch.float64, Affine))
+    matrix = affine_checks.Matrix(op)
+    assert not check(op, matrix)
+    assert check(tampered(op, **{fact: change}), matrix)
+
+
+@pytest.mark.parametrize("kind", kinds_of(Affine))
+def test_coarse_arithmetic_is_noticed(kind):
+    """Results that are off by a few units of float32 break the promise of `terms`; in a move a single unit does."""
+    op, narrow = (next(operators(kind, dtype, Affine)) for dtype in (torch.float64, torch.float32))
+    matrix = affine_checks.Matrix(op)
+    unit = torch.finfo(torch.float32).eps * (1 if isinstance(narrow, Move) else narrow.terms[0] + 1)
+    assert not affine_checks.rounding(op, narrow, matrix)
+    assert affine_checks.rounding(op, tampered(narrow, forward=lambda y: y * (1 + unit)), matrix)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_forward_is_noticed(kind):
+    example = examples(kind)[0]
+    steps = bind(example.network, torch.float32)
+    last = steps[-1]
+    steps[-1] = (last[0], tampered(last[1], forward=lambda y: y + 1e-3), last[2])
+    assert mismatches(example, steps, torch.float32, 1e-5)
+
+
+LINE_DAMAGE = {
+    "lower line raised": (line_checks.lines, "relax", lambda p: p._replace(lo_b=raised(p.lo_b, p.lo_a, 1e-3))),
+    "upper line lowered": (line_checks.lines, "relax", lambda p: p._replace(up_b=raised(p.up_b, p.up_a, -1e-3))),
+    "lines of NaN": (line_checks.lines, "relax", lambda p: Lines(*(torch.full_like(p.lo_a, torch.nan) for _ in p))),
+    "lower end raised": (line_checks.interval, "interval", lambda p: (p[0] + 1e-3, p[1])),
+    "upper end lowered": (line_checks.interval, "interval", lambda p: (p[0], p[1] - 1e-3)),
+    "lower offset raised": (line_checks.every_slope, "offsets", lambda p: (p[0] + 1e-3, p[1])),
+    "upper offset lowered": (line_checks.every_slope, "offsets", lambda p: (p[0], p[1] - 1e-3)),
+    "a slope where an end is infinite": (line_checks.infinite, "relax", lambda p: p._replace(lo_a=p.lo_a + 1)),
+    "lines apart where nothing is loose": (
+        line_checks.exact_where_linear,
+        "relax",
+        lambda p: p._replace(lo_b=raised(p.lo_b, p.lo_a, -1e-3)),
+    ),
+    "lines far from the function": (
+        line_checks.touching,
+        "relax",
+        lambda p: p._replace(lo_b=raised(p.lo_b, p.lo_a, -10.0)),
+    ),
+}
+
+
+def raised(offset, slope, by: float):
+    return (torch.zeros_like(slope) if offset is None else offset) + by
+
+
+@pytest.mark.parametrize("damage", LINE_DAMAGE)
+@pytest.mark.parametrize("kind", kinds_of(Nonlinear))
+def test_a_damaged_relaxation_is_noticed(kind, damage):
+    check, method, change = LINE_DAMAGE[damage]
+    op, exact = lined(kind, torch.float32)[0]
+    samples = line_checks.Samples(exact, *line_checks.intervals(exact, torch.float32, n=100))
+    assert check(tampered(op, **{method: change}), samples)

@@ -28,7 +28,8 @@ def setting(
 class BoundsConfig:
     """How outputs are bounded."""
 
-    method: str = setting("crown", "bounding method", basic=True, choices=("crown", "interval"))
+    method: str = setting("auto", "bounding method; auto starts with crown and takes forward where that is slow and forward pays", basic=True,
+                          choices=("auto", "crown", "forward", "interval"))
     chunk_mib: float = setting(0.0, "working set of one bounding call in MiB; 0 fits it to the device", low=0.0)
 
 

@@ -9,12 +9,13 @@ need are appended to y, so the search never knows of them.
 Symbols: n inputs of the model, m of them move, p outputs (with appended inputs), R regions, U distinct rows, S most rows in a region.
 
 Fixed coordinates take the model's own element type: a fixed 0.1 of a float32 model is the float32 nearest to 0.1, which is what every run
-of the model receives. Moving coordinates keep the property's float64 ends; whoever rounds them, rounds outward.
+of the model receives; rows that name it read the property's own value. Moving coordinates keep the property's float64 ends; whoever rounds them, rounds outward.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -53,9 +54,11 @@ def compile_problem(network: Network, query: Query) -> Problem:
     regions = regions[~query.empty[regions]]
     lower, upper = query.lower[regions], query.upper[regions]
     moving, base = _moving(lower, upper, network.dtype)
-    used = np.unique(query.term_var[query.term_var < query.n_inputs])
+    named = np.unique(query.term_var[query.term_var < query.n_inputs])
+    used = np.intersect1d(named, moving)
     flat = _flatten(network, moving, base, used)
-    coef, row_of, const_of = _distinct_rows(query, used)
+    fixed = lower[0] if len(lower) else np.zeros(query.n_inputs)
+    coef, row_of, const_of = _distinct_rows(query, used, fixed)
     row, const, slot, slots = _tables(query, regions, row_of, const_of)
     return Problem(flat, query, moving, base, lower[:, moving], upper[:, moving], coef, row, const, slot, slots)
 
@@ -134,26 +137,52 @@ def _needed(nodes: list[Node]) -> tuple[Node, ...]:
     return tuple(reversed(kept))
 
 
-def _distinct_rows(query: Query, used: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct coefficient rows (U, p) over the flat outputs, and for each of the M rows its place among them and its constant."""
+def _distinct_rows(query: Query, used: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct coefficient rows (U, p) over the flat outputs, and for each of the M rows its place among them and its constant.
+
+    A fixed input that a row names goes into the row's constant with the property's own value, rounded down (which can only make a row harder
+    to refute). Every row is scaled by the power of two that brings its largest coefficient near 1, so that no precision loses it.
+    """
     n, p = query.n_inputs, query.n_outputs + len(used)
     place = np.full(n + query.n_outputs, -1)
     place[n:] = np.arange(query.n_outputs)
     place[used] = query.n_outputs + np.arange(len(used))
-    var = place[query.term_var].astype(np.int64)
+    var, coefs, const = place[query.term_var].astype(np.int64), query.term_coef, query.const.copy()
     seen: dict[bytes, int] = {}
-    row_of = np.empty(len(query.const), np.int64)
-    firsts = []
+    row_of = np.empty(len(const), np.int64)
+    firsts: list[tuple[np.ndarray, np.ndarray]] = []
     starts = query.term_start.tolist()
     for m, (a, b) in enumerate(zip(starts[:-1], starts[1:])):
-        key = var[a:b].tobytes() + query.term_coef[a:b].tobytes()
-        row_of[m] = seen.setdefault(key, len(seen))
+        v, c = var[a:b], coefs[a:b]
+        if (v < 0).any():
+            const[m] = _fold(const[m], c[v < 0], fixed[query.term_var[a:b][v < 0]])
+            v, c = v[v >= 0], c[v >= 0]
+        c, const[m] = _scale(c, const[m])
+        row_of[m] = seen.setdefault(v.tobytes() + c.tobytes(), len(seen))
         if row_of[m] == len(firsts):
-            firsts.append((a, b))
+            firsts.append((v, c))
     coef = np.zeros((len(firsts), p))
-    for k, (a, b) in enumerate(firsts):
-        np.add.at(coef[k], var[a:b], query.term_coef[a:b])
-    return coef, row_of, query.const
+    for k, (v, c) in enumerate(firsts):
+        np.add.at(coef[k], v, c)
+    return coef, row_of, const
+
+
+def _fold(const: float, coef: np.ndarray, value: np.ndarray) -> float:
+    """const + coef . value, rounded down to float64."""
+    exact = Fraction(float(const)) + sum(Fraction(float(c)) * Fraction(float(x)) for c, x in zip(coef, value))
+    near = float(exact)
+    return near if Fraction(near) <= exact else float(np.nextafter(near, -np.inf))
+
+
+def _scale(coef: np.ndarray, const: float) -> tuple[np.ndarray, float]:
+    """Both times the power of two that brings the largest coefficient into [1/2, 1); the constant is rounded down if that is not exact."""
+    largest = np.abs(coef).max(initial=0.0)
+    if largest == 0 or 2**-20 < largest < 2**20:
+        return coef, const
+    _, exponent = np.frexp(largest)
+    scaled = np.ldexp(const, -exponent)
+    exact = np.isfinite(scaled) and np.ldexp(scaled, exponent) == const
+    return np.ldexp(coef, -exponent), float(scaled if exact else np.nextafter(scaled, -np.inf))
 
 
 def _tables(query: Query, regions: np.ndarray, row_of: np.ndarray, const_of: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,14 +1,17 @@
 """What a bounding method returns, and how it is called.
 
-A method is a function `method(program, l, u, rows, limit) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p) are coefficients over
-the output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it).
+A method has `run(program, l, u, rows, limit) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p) are coefficients over the
+output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it); and `entries(program, rows) -> int`, the size of
+its largest working tensor per domain, from which chunks are cut before memory is taken.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+from verifier.bounds.program import Program
 
 
 class RowBounds(NamedTuple):
@@ -24,3 +27,13 @@ class RowBounds(NamedTuple):
     bias: Tensor  # (D, S)
     slope: Tensor  # (D, S, m): how steep the rows are on the whole, every nonlinearity at its typical slope; guides branching, proves nothing
     charge: Tensor  # (D, S): the rounding error of the row's own pass that was subtracted; tells whether more precision could help
+
+
+class Method(Protocol):
+    """What `METHODS` holds."""
+
+    @staticmethod
+    def entries(program: Program, rows: int) -> int: ...
+
+    @staticmethod
+    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds: ...

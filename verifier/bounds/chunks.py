@@ -14,7 +14,6 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import Program
-from verifier.ops.base import Nonlinear, size
 
 CACHE_BYTES = 4 << 20  # one coefficient tensor of a chunk on a CPU; measured best between 2 and 8 MiB on cores with 1-2 MiB of L2
 ROW_BYTES = 64 << 20  # one coefficient tensor of a single domain on a CPU, where rows do not fit the cache anyway
@@ -38,16 +37,6 @@ def limits(device: torch.device, chunk_mib: float = 0.0) -> Limits:
     return Limits(free // 16, free // 16)
 
 
-def widest_pass(program: Program, rows: int) -> int:
-    """Entries of the largest coefficient tensor per domain, if every intermediate row is needed."""
-    most = rows
-    for k in range(1, len(program.steps)):
-        step = program.steps[k]
-        if isinstance(step.op, Nonlinear) and not program.exact[step.inputs[0]]:
-            most = max(most, 2 * size(program.shapes[step.inputs[0]]))
-    return most * max(size(s) for s in program.shapes)
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the GPU or on the CPU (where torch raises a plain RuntimeError)."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
@@ -58,8 +47,8 @@ def bound_rows(
 ) -> RowBounds:
     """Bounds of rows coef[row] over boxes l, u (D, m) by a registered method, in chunks; coef (U, p), row (D, S). See `RowBounds`."""
     limit = limit or limits(l.device)
-    run = METHODS[method]
-    bytes_each = widest_pass(program, row.shape[1]) * l.element_size()
+    run, entries = METHODS[method].run, METHODS[method].entries
+    bytes_each = entries(program, row.shape[1]) * l.element_size()
     chunk = max(1, min(len(l), limit.chunk // max(1, bytes_each)))
     parts, at = [], 0
     while at < len(l):

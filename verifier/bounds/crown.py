@@ -22,6 +22,7 @@ Symbols: D domains, S rows, N = D S, m input dimensions; a: (N, *shape) of the v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -30,10 +31,8 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.interval import step_interval
-from verifier.bounds.program import Program
+from verifier.bounds.program import BLOCK, Program
 from verifier.ops.base import Affine, Lines, Nonlinear, gamma, size
-
-BLOCK = 64  # length of the sums that are formed in the working precision
 
 
 @dataclass
@@ -45,7 +44,9 @@ class Trace:
     lines: dict[int, Lines] = field(default_factory=dict)
     weights: dict[int, Tensor] = field(default_factory=dict)
     offsets: dict[int, Tensor] = field(default_factory=dict)
-    one_sided: set[tuple[int, int]] = field(default_factory=set)  # (k, 1): upper offsets of step k all >= 0; (k, -1): lower ones all <= 0
+    # (k, 1): the upper offsets of step k are all >= 0; (k, -1): its lower ones are all <= 0
+    one_sided: set[tuple[int, int]] = field(default_factory=set)
+    underflow: Tensor | float = 0.0  # what products too small for the working precision may have lost, over all steps so far
 
     @property
     def domains(self) -> int:
@@ -107,8 +108,7 @@ def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, 
     if a is None:
         a = rows.bias.new_zeros((domains * count, program.n_in))
     _charge(rows, a, trace.size_of(0))
-    terms = max(2 * BLOCK, max(s.op.terms[1] for s in program.steps[1:] if isinstance(s.op, Affine)) if program.steps[1:] else 0)
-    charge = rows.mass * (1.01 * gamma(terms + 4 * len(program.steps) + 8, a.dtype))
+    charge = rows.mass * (1.01 * gamma(program.longest_sum + program.roundings + 8, a.dtype)) + trace.underflow
     return a.view(domains, count, -1), rows.bias.view(domains, count), charge.view(domains, count)
 
 
@@ -164,7 +164,9 @@ def _seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
     flat = index.reshape(-1)
     bias = mass = None
     if isinstance(op, Affine):
-        parts = dict(zip(trace.program.steps[value].inputs, op.rows(flat)))
+        parts = {}
+        for i, part in zip(trace.program.steps[value].inputs, op.rows(flat)):
+            parts[i] = parts[i] + part if i in parts else part  # a step may read the same value twice
         offset, weight = trace.offsets.get(value), trace.weights.get(value)
         bias = None if offset is None else offset[flat]
         mass = None if weight is None else weight[flat]
@@ -210,21 +212,37 @@ def _tighten(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
     trace.boxes[value] = (torch.where(crossed, l, new_l).view(shape), torch.where(crossed, u, new_u).view(shape))
 
 
-def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: bool = True) -> Trace:
-    """Boxes and lines of every value over input boxes l, u (D, m)."""
+def _count_underflow(trace: Trace, k: int) -> None:
+    """Adds what step k may lose to underflow: every product is off by at most the smallest normal number.
+
+    A coefficient sums at most `terms` products and acts on its input, |x| <= size; offsets and charges sum one product per entry.
+    """
+    program, info = trace.program, torch.finfo(trace.boxes[0][0].dtype)
+    step = program.steps[k]
+    terms = step.op.terms[1] if isinstance(step.op, Affine) else 2
+    reach = sum((trace.size_of(i).sum() for i in step.inputs), trace.size_of(k).sum())
+    trace.underflow = trace.underflow + 4 * info.tiny * ((terms + 2) * reach + 4 * size(program.shapes[k]))
+
+
+Tighten = Callable[["Trace", int, Tensor, int], None]
+
+
+def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Tighten = _tighten) -> Trace:
+    """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a nonlinear step will read."""
     trace = Trace(program, [(l, u)])
     done: set[int] = set()  # a value's box is final once a nonlinear step has read it
     for k in range(1, len(program.steps)):
         step = program.steps[k]
         if isinstance(step.op, Nonlinear):
             i = step.inputs[0]
-            if tighten and not program.exact[i] and i not in done:
+            if not program.exact[i] and i not in done:
                 readers = [program.steps[c].op for c in program.consumers[i]]
                 loose = [op.loose(*trace.boxes[i]) for op in readers if isinstance(op, Nonlinear)]
-                _tighten(trace, i, torch.stack(loose).any(0) if len(loose) > 1 else loose[0], limit)
+                tighten(trace, i, torch.stack(loose).any(0) if len(loose) > 1 else loose[0], limit)
                 done.add(i)
         low, high, magnitude = step_interval(step, [trace.boxes[i] for i in step.inputs])
         trace.boxes.append((low, high))
+        _count_underflow(trace, k)
         if isinstance(step.op, Nonlinear):
             lines = trace.lines[k] = step.op.relax(*trace.boxes[step.inputs[0]])
             for offset, sign in ((lines.lo_b, -1), (lines.up_b, 1)):
@@ -242,10 +260,21 @@ def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: bo
 
 
 @METHODS.add("crown")
-def crown(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
-    """CROWN bounds of rows (D, S, p) over boxes l, u (D, m); `limit` bytes bound the size of one coefficient tensor."""
-    trace = trace_values(program, l, u, limit)
-    return final_rows(trace, rows, limit)
+class Crown:
+    """Intermediate boxes of loose entries and rows over the output, all by backward passes."""
+
+    @staticmethod
+    def entries(program: Program, rows: int) -> int:
+        """Entries of the largest coefficient tensor per domain, if every intermediate row is needed."""
+        most = rows
+        for step in program.steps[1:]:
+            if isinstance(step.op, Nonlinear) and not program.exact[step.inputs[0]]:
+                most = max(most, 2 * size(program.shapes[step.inputs[0]]))
+        return most * max(size(s) for s in program.shapes)
+
+    @staticmethod
+    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+        return final_rows(trace_values(program, l, u, limit), rows, limit)
 
 
 def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:

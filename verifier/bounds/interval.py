@@ -18,7 +18,7 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import Program, Step
-from verifier.ops.base import Affine, Move, gamma
+from verifier.ops.base import Affine, Move, gamma, size
 
 Box = tuple[Tensor, Tensor]
 
@@ -42,7 +42,7 @@ def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor 
     if offset is not None:
         magnitude = magnitude + offset.abs()
     terms = op.terms[0]
-    slack = 2 * gamma(terms + 4, y.dtype) * magnitude + terms * tiny
+    slack = 2 * gamma(terms + 4, y.dtype) * magnitude + 4 * terms * tiny
     l, u = y - r - slack, y + r + slack
     wild = torch.isnan(l) | torch.isnan(u)  # infinite ends meet zeros or each other: nothing is known
     inf = float("inf")
@@ -54,17 +54,27 @@ def rows_from_box(rows: Tensor, l: Tensor, u: Tensor) -> Tensor:
     up, down = rows.clamp(min=0), rows.clamp(max=0)
     magnitude = (rows.abs() * torch.maximum(l.abs(), u.abs()).unsqueeze(1)).sum(-1)
     low = (up * l.unsqueeze(1) + down * u.unsqueeze(1)).sum(-1)
-    low = low - 2 * gamma(rows.shape[-1] + 4, rows.dtype) * magnitude
+    tiny = torch.finfo(rows.dtype).tiny
+    size_of_y = torch.maximum(l.abs(), u.abs()).sum(-1, keepdim=True)
+    low = low - 2 * gamma(rows.shape[-1] + 4, rows.dtype) * magnitude - 4 * tiny * (rows.shape[-1] + size_of_y)
     return torch.where(torch.isfinite(low), low, -float("inf"))
 
 
 @METHODS.add("interval")
-def interval(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
-    """Interval bounds of rows (D, S, p) over boxes l, u (D, m); the planes are constants. `limit` is not needed."""
-    values: list[Box] = [(l, u)]
-    for step in program.steps[1:]:
-        low, high, _ = step_interval(step, [values[i] for i in step.inputs])
-        values.append((low, high))
-    lb = rows_from_box(rows, *values[program.output])
-    plane = rows.new_zeros((*rows.shape[:2], l.shape[-1]))
-    return RowBounds(lb, plane, lb, plane, torch.zeros_like(lb))
+class Interval:
+    """Boxes alone; the planes are constants."""
+
+    @staticmethod
+    def entries(program: Program, rows: int) -> int:
+        """Entries of the largest tensor per domain."""
+        return max(max(size(s) for s in program.shapes), rows * size(program.shapes[program.output]))
+
+    @staticmethod
+    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+        values: list[Box] = [(l, u)]
+        for step in program.steps[1:]:
+            low, high, _ = step_interval(step, [values[i] for i in step.inputs])
+            values.append((low, high))
+        lb = rows_from_box(rows, *values[program.output])
+        flat = rows.new_zeros((*rows.shape[:2], l.shape[-1]))
+        return RowBounds(lb, flat, lb, flat, torch.zeros_like(lb))

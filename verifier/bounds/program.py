@@ -18,6 +18,8 @@ from verifier.ops import OPS
 from verifier.ops.base import Affine, Move, Nonlinear, Operator, Site, Unsuitable, size
 from verifier.result import UnsupportedError
 
+BLOCK = 64  # length of the pieces in which long sums are formed in the working precision; the pieces are added in float64
+
 
 @dataclass(frozen=True)
 class Step:
@@ -99,6 +101,17 @@ class Program:
             for i in set(self.steps[k].inputs):
                 readers[i].append(k)
         return readers
+
+    @cached_property
+    def longest_sum(self) -> int:
+        """Most terms that a backward pass adds up in a row: an adjoint's, or those of a sum over a whole value, formed in blocks of `BLOCK`."""
+        adjoints = [s.op.terms[1] for s in self.steps[1:] if isinstance(s.op, Affine)]
+        return max([2 * BLOCK, BLOCK + max(size(s) for s in self.shapes) // BLOCK, *adjoints])
+
+    @cached_property
+    def roundings(self) -> int:
+        """Single roundings that a coefficient or a running sum meets on its way through all steps."""
+        return sum(4 + 2 * len(s.inputs) for s in self.steps[1:])
 
     def without_bounds(self) -> list[Step]:
         """The steps whose operator can only be run forward."""

@@ -262,9 +262,10 @@ class Clip(PiecewiseLinear):
         return super().loose(l, u) if self.points else torch.zeros_like(l, dtype=torch.bool)
 
     def _through_origin(self, l: Tensor, u: Tensor) -> Tensor:
-        inside = (l >= self.low) & (u <= self.high)
+        # A box that is one end point belongs to the flat piece beyond it as well: then the slope is not 1 and this does not hold.
+        inside = (l >= self.low) & (u <= self.high) & (self._piece(l, u) == 1)
         zero = ((u <= self.low) & (self.low == 0)) | ((l >= self.high) & (self.high == 0))
-        return inside | zero
+        return inside | (zero & (self._piece(l, u) == 0))
 
 
 # --- S-shaped ----------------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ float64 ends once, at the start.
 
 What makes `sat` right: nothing here. Candidates go to `confirm`, which replays them in ONNX Runtime; what it refuses is no counterexample.
 
-Precision. Domains that float32 fails to refute only by its own rounding charge are bounded again in float64.
+Precision. float32 bounds carry their own rounding charge and are trusted where its assumptions hold (`strategy.trusts_float32`). Domains that
+float32 fails to refute only by that charge are bounded again in float64.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from verifier.problem import Problem
 from verifier.result import Verdict, Witness
 from verifier.search.domains import Domains, Pool, split
 
+SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
+GROWTH, LARGEST = 1.5, 32.0  # every failed attack takes so many times more points (and its root more steps), up to so many times the first
+FEW_DIMENSIONS = 16  # forward planes carry one column per dimension
 ROUND_SECONDS = 1.0  # a round aims to take no longer, so that deadline, attack and progress get their turn
 
 
@@ -54,10 +58,11 @@ class Parts:
     problem: Problem
     program: Program
     targets: Targets
-    attack: Attack | None
+    attack: Attack
     confirm: Callable[[np.ndarray], Witness | None]
     limit: Limits
     memory: int  # bytes the pool may take
+    trusted: bool  # whether the error terms hold for float32 here; otherwise every refutation is repeated in float64
 
 
 class Search:
@@ -66,6 +71,8 @@ class Search:
     def __init__(self, parts: Parts, config: Config, deadline: Deadline, listener: Listener):
         self.parts, self.config, self.deadline, self.listener = parts, config, deadline, listener
         self.score = HEURISTICS.load()[config.branching.method]
+        self.method = "crown" if config.bounds.method == "auto" else config.bounds.method
+        self.undecided = config.bounds.method == "auto" and parts.program.n_in <= FEW_DIMENSIONS
         self.pool = Pool(parts.memory)
         self.witness: Witness | None = None
         self.unsplittable = 0
@@ -74,14 +81,15 @@ class Search:
         self.fine: tuple[Program, Targets] | None = None
         self.rate = 0.0  # domains bounded per second
         self.started = time.monotonic()
+        self.attacks = 0
 
     # --- the loop ------------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
         """Searches until an answer, the deadline, or the limit of rounds."""
-        fresh = self._regions()
+        fresh = self.fresh = self._regions()
         self.scale = (fresh.upper - fresh.lower).amax(0).clamp(min=torch.finfo(fresh.lower.dtype).tiny)
-        self._attack(fresh, first=True)
+        self._attack(self.config.attack.share)
         at = 0
         while self.witness is None and not self.deadline.passed():
             if at < len(fresh):
@@ -93,19 +101,19 @@ class Search:
             else:
                 break
             self._round(children)
+            if self.undecided and len(self.pool):
+                self._choose_method()
             if at >= len(fresh) and len(self.pool):
-                self._attack(self.pool.worst(16), first=False)
+                self._attack(self.config.attack.share)
             if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
                 break
         return self._outcome(done=at >= len(fresh) and not len(self.pool))
 
     def attack_only(self, unbounded: tuple[str, ...], deadline: Deadline) -> Outcome:
         """Attacks until this search's own deadline; for networks that cannot be bounded. `deadline` is the run's."""
-        domains = self._regions()
+        self.fresh = self._regions()
         while self.witness is None and not self.deadline.passed() and self.config.attack.method != "none":
-            chosen = torch.randint(len(domains), (min(64, len(domains)),), generator=self.parts.attack.generator)
-            self.started = -float("inf")  # no share to keep: there is nothing else to do
-            self._attack(domains.take(chosen.to(domains.region.device)), first=False)
+            self._attack(share=1.0)
         if self.witness is not None:
             return self._outcome(done=False)
         reason = f"no bounds for {', '.join(unbounded)}, and no counterexample was found"
@@ -114,8 +122,10 @@ class Search:
     def _regions(self) -> Domains:
         """The regions as domains, their ends rounded outward to the working precision."""
         p, program = self.parts.problem, self.parts.program
-        lower = outward(torch.from_numpy(p.lower), program.dtype, -1).to(program.device)
-        upper = outward(torch.from_numpy(p.upper), program.dtype, 1).to(program.device)
+        # To the model's own precision even if the search is finer: the model receives its inputs rounded to that.
+        coarse = torch.float64 if p.network.dtype == np.float64 and program.dtype == torch.float64 else torch.float32
+        lower = outward(torch.from_numpy(p.lower), coarse, -1).to(program.device, program.dtype)
+        upper = outward(torch.from_numpy(p.upper), coarse, 1).to(program.device, program.dtype)
         region = torch.arange(len(lower), device=program.device)
         zero = torch.zeros(len(lower), dtype=torch.float64, device=program.device)
         prefer = torch.zeros((len(lower), min(PREFERRED, lower.shape[1])), dtype=torch.int64, device=program.device)
@@ -156,12 +166,41 @@ class Search:
         self.stats["rounds"] += 1
         self.pool.add(kept)
         self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.pool))
-        if len(points) and self.parts.attack is not None:
+        if len(points):
             self._try(self.parts.attack.probe(points, region))
         self.listener(Event("search", "round", {
             "domains": self.stats["domains"], "waiting": len(self.pool), "per second": round(self.rate),
             "worst bound": float(self.pool.held.score.min()) if len(self.pool) else 0.0,
         }))
+
+    def _choose_method(self) -> None:
+        """Where the backward method is slow, measures whether forward planes close domains faster, and keeps the better of the two.
+
+        Both get the same open domains, split down to boxes as small as either could do in the time that the backward method takes for them whole.
+        What counts is the share of volume closed per second.
+        """
+        self.undecided = self.rate < SLOW / 4
+        if self.rate >= SLOW:
+            return
+        self.undecided = False
+        sample = self.pool.worst(1)
+        closed, seconds = {}, {}
+        for method in ("crown", "forward"):
+            self.method, boxes, volume = method, sample, 1.0 / len(sample)
+            closed[method], start = 0.0, time.monotonic()
+            for depth in range(12):
+                before = len(boxes)
+                kept, _, _ = self._bound(boxes)
+                closed[method] += (before - len(kept)) * volume
+                seconds[method] = time.monotonic() - start
+                if not len(kept) or seconds[method] > 2.0 or self.deadline.passed():
+                    break
+                boxes, _ = split(kept, 1)
+                volume /= 2
+        speed = {m: (closed[m] + 1e-9) / max(seconds[m], 1e-3) for m in closed}
+        self.method = max(speed, key=speed.get)
+        self.rate = 0.0
+        self.listener(Event("search", f"bounding by {self.method}", {f"volume per second, {m}": round(v, 6) for m, v in speed.items()}))
 
     # --- bounding ------------------------------------------------------------------------------------------------------------------------
 
@@ -169,14 +208,17 @@ class Search:
         """The domains that stay open, with scores and preferred dimensions; and candidate points (N, m) with their regions."""
         targets = self.parts.targets
         picked = targets.pick(domains.region, domains.open)
-        bounds = bound_rows(self.parts.program, domains.lower, domains.upper, targets.coef, picked.row, self.config.bounds.method,
+        bounds = bound_rows(self.parts.program, domains.lower, domains.upper, targets.coef, picked.row, self.method,
                             self.parts.limit)
         lb = bounds.lb.double() + picked.const
         closed = targets.refuted(picked, lb)
         open = domains.open & ~closed
         if self.parts.program.dtype == torch.float32:
             nearly = open & ~targets.refuted(picked, lb + 4 * bounds.charge.double())
-            doubt = torch.nonzero(open.any(1) & ~nearly.any(1)).squeeze(1)
+            doubt = open.any(1) & ~nearly.any(1)
+            if not self.parts.trusted:  # float32 only proposes
+                doubt, open = doubt | (domains.open & closed).any(1), domains.open.clone()
+            doubt = torch.nonzero(doubt).squeeze(1)
             if len(doubt):
                 open[doubt] &= ~self._closed_in_float64(domains.take(doubt), open[doubt])
         alive = torch.nonzero(open.any(1)).squeeze(1)
@@ -191,11 +233,10 @@ class Search:
         points = torch.where(plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1) > 0, kept.lower, kept.upper)
         scale = self.scale.unsqueeze(0)
         preference = self.score(kept.lower, kept.upper, scale, bounds.slope[alive], lb, picked, targets.n_slots)
-        fine = torch.finfo(kept.lower.dtype).eps
-        narrow = (kept.upper - kept.lower) <= fine * torch.maximum(kept.lower.abs(), kept.upper.abs())
+        middle = kept.lower + (kept.upper - kept.lower) / 2
+        narrow = ~((middle > kept.lower) & (middle < kept.upper))  # cannot be halved in this precision
         preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))
         kept.prefer = torch.topk(preference, kept.prefer.shape[1], dim=1).indices
-        middle = kept.lower + (kept.upper - kept.lower) / 2
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
 
     def _closed_in_float64(self, domains: Domains, open: Tensor) -> Tensor:
@@ -206,25 +247,32 @@ class Search:
         program, targets = self.fine
         self.stats["rechecked in float64"] += len(domains)
         picked = targets.pick(domains.region, open)
-        bounds = bound_rows(program, domains.lower.double(), domains.upper.double(), targets.coef, picked.row, self.config.bounds.method,
+        bounds = bound_rows(program, domains.lower.double(), domains.upper.double(), targets.coef, picked.row, self.method,
                             self.parts.limit)
         return targets.refuted(picked, bounds.lb + picked.const)
 
     # --- counterexamples -----------------------------------------------------------------------------------------------------------------
 
-    def _attack(self, domains: Domains, first: bool) -> None:
-        """Gradient attack on some domains, within its share of the time."""
+    def _attack(self, share: float) -> None:
+        """One gradient attack, if attacks have had less than `share` of the time so far. Every failure makes the next one larger.
+
+        By turns it starts all over the regions, and in the open domains furthest from refutation.
+        """
         attack, c = self.parts.attack, self.config.attack
-        if attack is None or c.method == "none" or self.witness is not None or not len(domains):
-            return
         elapsed = time.monotonic() - self.started
-        if not first and self.seconds["attack"] > c.share * elapsed:
+        if c.method == "none" or self.witness is not None or (self.attacks and self.seconds["attack"] > share * elapsed):
             return
         start = time.monotonic()
-        domains = domains.take(slice(0, 64))
-        allowed = self.deadline.sooner(max(0.2, 0.05 * self.deadline.left()) if first else max(0.2, c.share * elapsed))
-        restarts = max(1, c.restarts // len(domains))
-        self._try(attack.descend(domains.lower, domains.upper, domains.region, domains.open, restarts, allowed))
+        if self.attacks % 2 and len(self.pool):
+            domains = self.pool.worst(16)
+        else:
+            some = torch.randperm(len(self.fresh), generator=attack.generator)[:64].to(self.fresh.region.device)
+            domains = self.fresh.take(some)
+        effort = min(GROWTH**self.attacks, LARGEST)
+        restarts, steps = max(1, round(c.restarts * effort) // len(domains)), round(c.steps * effort**0.5)
+        allowed = self.deadline.sooner(max(0.2, 0.05 * self.deadline.left(), share * elapsed / 2))
+        self.attacks += 1
+        self._try(attack.descend(domains.lower, domains.upper, domains.region, domains.open, restarts, steps, allowed))
         self.seconds["attack"] += time.monotonic() - start
 
     def _try(self, found: Found) -> None:

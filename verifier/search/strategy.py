@@ -17,7 +17,7 @@ from verifier.config import Config
 from verifier.events import Deadline, Listener
 from verifier.problem import Problem
 from verifier.result import UsageError, Verdict, Witness
-from verifier.search.bab import Outcome, Parts, Search
+from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search
 
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
@@ -65,8 +65,12 @@ def plan(problem: Problem, config: Config) -> Plan:
     if unbounded:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
     else:
+        bounds = config.bounds.method
+        if bounds == "auto":
+            few = program.n_in <= FEW_DIMENSIONS
+            bounds = f"crown{', or forward planes if a probe shows that they close more per second' if few else ''}"
         reasons.append(
-            f"search: input splitting by {config.branching.method}, bounds by {config.bounds.method}, up to {config.search.batch} domains a round"
+            f"search: input splitting by {config.branching.method}, bounds by {bounds}, up to {config.search.batch} domains a round"
         )
     return Plan(program, dtype, device, unbounded, tuple(reasons))
 
@@ -84,12 +88,23 @@ def solve(
     if not len(problem.lower):
         return Outcome(Verdict.UNSAT, "the property's input set is empty")
     targets = Targets(problem, plan.dtype, plan.device)
-    attack = Attack(plan.program, targets, config.seed, config.attack.steps)
+    attack = Attack(plan.program, targets, config.seed)
     memory = int(config.search.memory_gib * 2**30) or min(POOL_BYTES, free_memory(plan.device) // 2)
-    parts = Parts(problem, plan.program, targets, attack, confirm, limits(plan.device, config.bounds.chunk_mib), memory)
+    parts = Parts(problem, plan.program, targets, attack, confirm, limits(plan.device, config.bounds.chunk_mib), memory,
+                  trusts_float32(plan.program))
     if plan.unbounded:
         return Search(parts, config, deadline.sooner(ATTACK_ONLY_SECONDS), listener).attack_only(plan.unbounded, deadline)
     return Search(parts, config, deadline, listener).run()
+
+
+def trusts_float32(program: Program) -> bool:
+    """Whether the error terms cover what the device does in float32.
+
+    Not for a model written in float64, whose weights were rounded; nor for convolutions on a GPU, where the library may pick fast
+    algorithms (Winograd, FFT) whose errors are not those of a sum of products.
+    """
+    convolves = any(s.node.kind in ("Conv", "ConvTranspose") for s in program.steps[1:])
+    return program.network.dtype == np.float32 and not (program.device.type == "cuda" and convolves)
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,0 +1,135 @@
+"""Forward planes: linear bounds in the input carried along with every value; the cheapest tight bounds when few dimensions move.
+
+One pass gives boxes for all values at once, at the cost of 2 (m + 1) evaluations of the network per domain, where a backward pass per entry
+(`verifier.bounds.crown`) costs as many as there are loose entries. Lines are chosen before it is known which side a consumer needs, so the
+boxes are looser. The rows over the output are then bounded backward, on lines drawn in these boxes. (The forward mode of Xu et al.,
+arXiv 2002.12920, in centre and radius form.)
+
+Every value z carries L(t) - e <= z <= U(t) + e, affine in t in [-1, 1]^m where x = c + r t covers the box; e >= 0 collects rounding errors.
+
+Affine y = M z + b: with C = (L + U) / 2 and R = (U - L) / 2, |z - C(t)| <= R(t) + e, so y lies in M C(t) + b ± (|M| R(t) + |M| e). Column
+j of the planes is off by at most gamma |M| (|C_j| + |R_j|) + gamma |b|, and |t_j| <= 1: all columns together go to e.
+Nonlinear y = f(z) with lines on z's box: L' = lo_a+ L + lo_a- U + lo_b, U' likewise, e' = max(|lo_a|, |up_a|) e plus the rounding of that.
+
+Symbols: D domains, m input dimensions; planes (D, m + 1, *shape), column 0 the constant; e (D, *shape).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import METHODS
+from verifier.bounds.base import RowBounds
+from verifier.bounds.crown import Trace, final_rows, trace_values
+from verifier.bounds.program import Program, Step
+from verifier.ops.base import Affine, Move, gamma, size
+
+Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e
+
+
+class Walker:
+    """Carries planes up to the values that are asked for; a value's planes are kept until its last reader has taken them."""
+
+    def __init__(self, program: Program, l: Tensor, u: Tensor):
+        eps = torch.finfo(l.dtype).eps
+        c = l + (u - l) / 2
+        r = torch.maximum(u - c, c - l) * (1 + 2 * eps)
+        start = torch.cat([c.unsqueeze(1), torch.diag_embed(r)], 1)
+        self.program = program
+        self.planes: dict[int, Planes] = {0: (start, start, torch.zeros_like(l))}
+        self.at = 0
+
+    def tighten(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
+        """Intersects the box of `value` with its planes' range."""
+        while self.at < value:
+            self.at += 1
+            step = self.program.steps[self.at]
+            self.planes[self.at] = _affine(step, self._inputs(step)) if isinstance(step.op, Affine) else _relaxed(
+                trace, self.at, self._inputs(step)[0])
+            for i in step.inputs:
+                if max(self.program.consumers[i]) <= self.at:
+                    self.planes.pop(i, None)
+        low, high, e = self.planes[value]
+        below, above = low[:, 0] - _spread(low) - e, high[:, 0] + _spread(high) + e
+        l, u = trace.boxes[value]
+        below = torch.where(torch.isfinite(below), torch.maximum(below, l), l)
+        above = torch.where(torch.isfinite(above), torch.minimum(above, u), u)
+        crossed = below > above  # both boxes hold every value of a non-empty set: only rounding can make them cross
+        trace.boxes[value] = (torch.where(crossed, l, below), torch.where(crossed, u, above))
+
+    def _inputs(self, step: Step) -> list[Planes]:
+        return [self.planes[i] for i in step.inputs]
+
+
+def _spread(plane: Tensor) -> Tensor:
+    """Sum of |coefficients| of the moving columns, rounded up together with the sum that it enters."""
+    columns = plane.abs()
+    error = 2 * gamma(plane.shape[1] + 4, plane.dtype) * columns.sum(1)
+    return columns[:, 1:].sum(1) + error
+
+
+def _linear(op: Affine, x: Tensor, offset: Tensor | None) -> Tensor:
+    """M x for x (D, m + 1, *in)."""
+    y = op.forward(x.flatten(0, 1))
+    y = y if offset is None else y - offset
+    return y.view(*x.shape[:2], *y.shape[1:])
+
+
+def _affine(step: Step, inputs: list[Planes]) -> Planes:
+    op = step.op
+    offset = op.offset()
+    if len(inputs) == 1:
+        centre, radius = [(inputs[0][0] + inputs[0][1]) / 2], [(inputs[0][1] - inputs[0][0]) / 2]
+        middle = _linear(op, centre[0], offset)
+    else:
+        centre = [(low + high) / 2 for low, high, _ in inputs]
+        radius = [(high - low) / 2 for low, high, _ in inputs]
+        middle = op.forward(*(c.flatten(0, 1) for c in centre))
+        middle = (middle if offset is None else middle - offset).view(*centre[0].shape[:2], *middle.shape[1:])
+    around = op.absolute(*(r.flatten(0, 1) for r in radius)).view(middle.shape)
+    size_of_columns = [(c.abs() + r.abs()).sum(1) for c, r in zip(centre, radius)]
+    g = 0.0 if isinstance(op, Move) and op.terms[0] <= 1 else 2 * gamma(op.terms[0] + centre[0].shape[1] + 6, middle.dtype)
+    halving = 4 * torch.finfo(middle.dtype).eps  # centre and radius round once each before anything is multiplied
+    e = op.absolute(*(e + (g + halving) * s for (_, _, e), s in zip(inputs, size_of_columns)))
+    e = e * (1 + 2 * gamma(op.terms[0] + 4, middle.dtype))
+    if offset is not None:
+        e = e + g * (centre[0].shape[1] + 2) * offset.abs()
+        middle = torch.cat([middle[:, :1] + offset, middle[:, 1:]], 1)
+    e = e + 8 * torch.finfo(middle.dtype).tiny * op.terms[0] * centre[0].shape[1]  # products that underflowed
+    # The last sum and difference round once more per column.
+    e = e + halving * (middle.abs() + around.abs()).sum(1)
+    return middle - around, middle + around, e
+
+
+def _relaxed(trace: Trace, k: int, planes: Planes) -> Planes:
+    low, high, e = planes
+    lines = trace.lines[k]
+    sides = []
+    slack = torch.maximum(lines.lo_a.abs(), lines.up_a.abs()) * e
+    eps, tiny = torch.finfo(low.dtype).eps, torch.finfo(low.dtype).tiny
+    for a, b, first, second in ((lines.lo_a, lines.lo_b, low, high), (lines.up_a, lines.up_b, high, low)):
+        pos, neg = a.clamp(min=0).unsqueeze(1), a.clamp(max=0).unsqueeze(1)
+        y = pos * first + neg * second
+        magnitude = y.abs().sum(1)
+        if b is not None:
+            y = torch.cat([y[:, :1] + b.unsqueeze(1), y[:, 1:]], 1)
+            magnitude = magnitude + b.abs()
+        slack = slack + 4 * eps * (low.shape[1] + 2) * magnitude + 8 * tiny * low.shape[1]
+        sides.append(y)
+    return sides[0], sides[1], slack * (1 + 8 * eps)
+
+
+@METHODS.add("forward")
+class Forward:
+    """Intermediate boxes from forward planes, rows over the output by CROWN."""
+
+    @staticmethod
+    def entries(program: Program, rows: int) -> int:
+        """Entries of the largest tensor per domain."""
+        return max(rows, 2 * (program.n_in + 1)) * max(size(s) for s in program.shapes)
+
+    @staticmethod
+    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+        walker = Walker(program, l, u)
+        return final_rows(trace_values(program, l, u, limit, walker.tighten), rows, limit)

@@ -100,17 +100,8 @@ def lined(kind: str, dtype: torch.dtype):
     return [(op, EXACT[kind](op)) for op in seen.values()]
 
 
-# Operators that are known to break the contract; a repaired one fails here until its entry goes.
-BROKEN = {"Clip": "on the single point [high, high] both lines are 0"}
-
-
-def marked(kind: str):
-    reason = BROKEN.get(kind)
-    return pytest.param(kind, marks=pytest.mark.xfail(reason=reason, strict=True)) if reason else kind
-
-
 @pytest.mark.parametrize("dtype", WORKING, ids=str)
-@pytest.mark.parametrize("kind", [marked(k) for k in kinds_of(Nonlinear)])
+@pytest.mark.parametrize("kind", kinds_of(Nonlinear))
 def test_lines_and_intervals(kind, dtype):
     assert not [text for op, exact in lined(kind, dtype) for text in line_checks.violations(op, exact)]
 

@@ -137,12 +137,15 @@ def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tup
     with _stage("start", seconds):
         import torch
 
+        from verifier.bounds.chunks import keep_freed_memory
         from verifier.search.strategy import plan as make
 
+        keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.nnpack.set_flags(False)  # its fast convolutions do not obey the error terms either
         config = replace(config, device=_device(config.device))
     with _stage("plan", seconds):
         return make(problem, config), config

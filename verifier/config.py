@@ -28,8 +28,12 @@ def setting(
 class BoundsConfig:
     """How outputs are bounded."""
 
-    method: str = setting("auto", "bounding method; auto starts with crown and takes forward where that is slow and forward pays", basic=True,
-                          choices=("auto", "crown", "forward", "interval"))
+    method: str = setting(
+        "auto",
+        "bounding method; auto starts with crown and takes forward where that is slow and forward pays",
+        basic=True,
+        choices=("auto", "crown", "forward", "interval"),
+    )
     chunk_mib: float = setting(0.0, "working set of one bounding call in MiB; 0 fits it to the device", low=0.0)
 
 

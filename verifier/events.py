@@ -29,7 +29,9 @@ def silent(event: Event) -> None:
 
 
 def process_start() -> float:
-    """When this process started, on the clock of `time.monotonic` (seconds); the time of this call where the system does not tell."""
+    """When this process started, on the clock of `time.monotonic` (seconds); the time of this call where the system
+    does not tell.
+    """
     try:
         with open("/proc/self/stat", encoding="ascii", errors="replace") as f:
             ticks = int(f.read().rpartition(")")[2].split()[19])

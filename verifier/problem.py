@@ -1,15 +1,18 @@
 """Network + Query -> Problem: what the search works on.
 
-A Problem has one network from a flat vector t to a flat vector y, and regions: boxes of t. Coordinates of the input that are the same single
-number in every region do not move; they become constants (an `Embed` node puts t among them), so everything downstream works on the
-dimensions that move. A region has disjuncts, a disjunct is a set of rows C y + c0 <= 0. The property is unsatisfiable iff in every region every
-disjunct has a row that is > 0 over the whole region. Rows that mention inputs (alone or mixed) are rows over y as well: the inputs they
-need are appended to y, so the search never knows of them.
+A Problem has one network from a flat vector t to a flat vector y, and regions: boxes of t. Coordinates of the input
+that are the same single number in every region do not move; they become constants (an `Embed` node puts t among them),
+so everything downstream works on the dimensions that move. A region has disjuncts, a disjunct is a set of rows C y +
+c0 <= 0. The property is unsatisfiable iff in every region every disjunct has a row that is > 0 over the whole region.
+Rows that mention inputs (alone or mixed) are rows over y as well: the inputs they need are appended to y, so the
+search never knows of them.
 
-Symbols: n inputs of the model, m of them move, p outputs (with appended inputs), R regions, U distinct rows, S most rows in a region.
+Symbols: n inputs of the model, m of them move, p outputs (with appended inputs), R regions, U distinct rows, S most
+rows in a region.
 
-Fixed coordinates take the model's own element type: a fixed 0.1 of a float32 model is the float32 nearest to 0.1, which is what every run
-of the model receives; rows that name it read the property's own value. Moving coordinates keep the property's float64 ends; whoever rounds them, rounds outward.
+Fixed coordinates take the model's own element type: a fixed 0.1 of a float32 model is the float32 nearest to 0.1,
+which is what every run of the model receives; rows that name it read the property's own value. Moving coordinates keep
+the property's float64 ends; whoever rounds them, rounds outward.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from verifier.spec.query import Query
 
 @dataclass(frozen=True)
 class Problem:
-    """See the file's head. Rows of region r are `coef[row[r, s]] @ y + const[r, s] <= 0` for the s with row[r, s] >= 0."""
+    """See the file's head. Rows of region r are `coef[row[r, s]] @ y + const[r, s] <= 0` for the s with row[r, s] >=
+    0.
+    """
 
     network: Network
     query: Query
@@ -69,19 +74,26 @@ def _check_fit(network: Network, query: Query) -> None:
         ("outputs", query.n_outputs, network.n_outputs, "Y"),
     ):
         if have != want:
-            shapes = ", ".join(f"{t.name} {list(t.shape)}" for t in (network.inputs if letter == "X" else network.outputs))
+            shapes = ", ".join(
+                f"{t.name} {list(t.shape)}" for t in (network.inputs if letter == "X" else network.outputs)
+            )
             raise MismatchError(
-                f"{query.source}: declares {have} {what} ({letter}_0 to {letter}_{have - 1}), but the model has {want} ({shapes}); "
+                f"{query.source}: declares {have} {what} ({letter}_0 to {letter}_{have - 1}), "
+                f"but the model has {want} ({shapes}); "
                 "check that property and model belong together"
             )
     loose = query.unbounded()
     if loose:
         some = ", ".join(loose[:5]) + (f" and {len(loose) - 5} more" if len(loose) > 5 else "")
-        raise MismatchError(f"{query.source}: input without a lower or an upper bound: {some}; bound every input on both sides")
+        raise MismatchError(
+            f"{query.source}: input without a lower or an upper bound: {some}; bound every input on both sides"
+        )
 
 
 def _moving(lower: np.ndarray, upper: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Which coordinates move in or between regions, and the values of those that do not, in the model's own element type."""
+    """Which coordinates move in or between regions, and the values of those that do not, in the model's own element
+    type.
+    """
     if not len(lower):
         return np.arange(min(1, lower.shape[1])), np.zeros(lower.shape[1])
     with np.errstate(over="ignore"):
@@ -112,7 +124,9 @@ def _flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.nd
             nodes.append(Node(f"//out:{i}", "Reshape", (t.name,), (t.size,), dtype))
         parts.append(f"//out:{i}")
     if len(used):
-        nodes.append(Node("//used", "Gather", ("//x",), (len(used),), dtype, {"axis": 0, "indices": used.astype(np.int64)}))
+        nodes.append(
+            Node("//used", "Gather", ("//x",), (len(used),), dtype, {"axis": 0, "indices": used.astype(np.int64)})
+        )
         parts.append("//used")
     width = network.n_outputs + len(used)
     if len(parts) > 1:
@@ -123,7 +137,9 @@ def _flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.nd
     else:
         nodes[-1] = replace(nodes[-1], name="//y")
     source = Tensor("//t", moving.shape, dtype)
-    return replace(network, inputs=(source,), nodes=_needed(nodes), constants=constants, outputs=(Tensor("//y", (width,), dtype),))
+    return replace(
+        network, inputs=(source,), nodes=_needed(nodes), constants=constants, outputs=(Tensor("//y", (width,), dtype),)
+    )
 
 
 def _needed(nodes: list[Node]) -> tuple[Node, ...]:
@@ -138,10 +154,13 @@ def _needed(nodes: list[Node]) -> tuple[Node, ...]:
 
 
 def _distinct_rows(query: Query, used: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct coefficient rows (U, p) over the flat outputs, and for each of the M rows its place among them and its constant.
+    """Distinct coefficient rows (U, p) over the flat outputs, and for each of the M rows its place among them and its
+    constant.
 
-    A fixed input that a row names goes into the row's constant with the property's own value, rounded down (which can only make a row harder
-    to refute). Every row is scaled by the power of two that brings its largest coefficient near 1, so that no precision loses it.
+    A fixed input that a row names goes into the row's constant with the property's own value, rounded down (which can
+    only make a row harder
+    to refute). Every row is scaled by the power of two that brings its largest coefficient near 1, so that no
+    precision loses it.
     """
     n, p = query.n_inputs, query.n_outputs + len(used)
     place = np.full(n + query.n_outputs, -1)
@@ -175,7 +194,9 @@ def _fold(const: float, coef: np.ndarray, value: np.ndarray) -> float:
 
 
 def _scale(coef: np.ndarray, const: float) -> tuple[np.ndarray, float]:
-    """Both times the power of two that brings the largest coefficient into [1/2, 1); the constant is rounded down if that is not exact."""
+    """Both times the power of two that brings the largest coefficient into [1/2, 1); the constant is rounded down if
+    that is not exact.
+    """
     largest = np.abs(coef).max(initial=0.0)
     if largest == 0 or 2**-20 < largest < 2**20:
         return coef, const
@@ -197,10 +218,16 @@ def _tables(query: Query, regions: np.ndarray, row_of: np.ndarray, const_of: np.
     slot_of_disjunct = np.arange(len(order)) - first[region[order]] if len(order) else np.zeros(0, np.int64)
     count = np.diff(query.row_start)[order]
     owner = np.repeat(np.arange(len(order)), count)  # which entry of `order` each row belongs to
-    rows = np.concatenate([np.arange(query.row_start[k], query.row_start[k + 1]) for k in order]) if len(order) else owner
+    rows = (
+        np.concatenate([np.arange(query.row_start[k], query.row_start[k + 1]) for k in order]) if len(order) else owner
+    )
     r = region[order][owner] if len(order) else owner
     per_region = np.bincount(r, minlength=len(regions)) if len(regions) else np.zeros(0, np.int64)
-    column = np.arange(len(rows)) - np.repeat(np.concatenate([[0], np.cumsum(per_region)[:-1]]), per_region) if len(rows) else rows
+    column = (
+        np.arange(len(rows)) - np.repeat(np.concatenate([[0], np.cumsum(per_region)[:-1]]), per_region)
+        if len(rows)
+        else rows
+    )
     shape = (len(regions), int(per_region.max()) if len(per_region) else 0)
     row, const, slot = np.full(shape, -1), np.zeros(shape), np.zeros(shape, np.int64)
     rows = rows.astype(np.int64)

@@ -1,8 +1,9 @@
 """Registries: name -> thing, filled by decorators where the thing is written.
 
-A room (a package such as `verifier.ops`) owns one registry. Its modules register with `@OPS.add("Relu")`; `load()` imports every module
-of the room, so that no list is edited when a file is added. `declared()` reads the registered names from the source text without
-importing anything: that is how the command says within a fraction of a second that a model's operator is unknown, before torch is up.
+A room (a package such as `verifier.ops`) owns one registry. Its modules register with `@OPS.add("Relu")`; `load()`
+imports every module of the room, so that no list is edited when a file is added. `declared()` reads the registered
+names from the source text without importing anything: that is how the command says within a fraction of a second that
+a model's operator is unknown, before torch is up.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name. `variable` is the name the registry is bound to in the room's source (for `declared`)."""
+    """Things of one kind by name. `variable` is the name the registry is bound to in the room's source (for
+    `declared`).
+    """
 
     def __init__(self, what: str, room: str, variable: str):
         self.what, self.room, self.variable = what, room, variable
         self._things: dict[str, T] = {}
 
     def add(self, *names: str) -> Callable[[T], T]:
-        """Decorator that registers a thing under one or more names; a name taken twice is a bug and raises ValueError."""
+        """Decorator that registers a thing under one or more names; a name taken twice is our bug: ValueError."""
 
         def register(thing: T) -> T:
             for name in names:

@@ -49,7 +49,7 @@ class ModelError(InputError):
 
 
 class UnsupportedError(ModelError):
-    """Operators without an implementation. `nodes` holds (node name, operator, opset, output shape) for each of them."""
+    """Operators without an implementation; `nodes` holds (node name, operator, opset, output shape) of each."""
 
     def __init__(self, path: str, nodes: list[tuple[str, str, int, Any]]):
         self.nodes = nodes
@@ -81,7 +81,8 @@ class Verdict(str, Enum):
 class Witness:
     """A counterexample as it is printed: `x` (n_inputs,) and `y` (n_outputs,) float64; y is ONNX Runtime's answer on x.
 
-    Every entry of `x` lies in the property's box, and the model's own element type of it is the value that was replayed.
+    Every entry of `x` lies in the property's box, and the model's own element type of it is the value that was
+    replayed.
     """
 
     x: Any

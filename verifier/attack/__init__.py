@@ -1,1 +1,3 @@
-"""Falsification: points that may satisfy a disjunct, found by gradients and by sampling. Nothing here decides; ONNX Runtime does."""
+"""Falsification: points that may satisfy a disjunct, found by gradients and by sampling. Nothing here decides; ONNX
+Runtime does.
+"""

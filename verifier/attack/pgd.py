@@ -1,13 +1,15 @@
 """Projected gradient descent on the property's rows, batched over starting points.
 
-A point satisfies a disjunct when its largest row is <= 0. Every start aims at one disjunct of its region and descends the hinge
-sum_s max(row_s, -margin): rows that hold by the margin stop pulling, the others are pushed down together. Steps follow the sign of the gradient,
-a fixed share of the box's width per dimension, with momentum, shrinking over the run (Madry et al., arXiv 1706.06083; Dong et al., arXiv
-1710.06081). Starts are the centre, random corners and uniform points. All points stay in the box; every one visited counts, not just the last.
+A point satisfies a disjunct when its largest row is <= 0. Every start aims at one disjunct of its region and descends
+the hinge sum_s max(row_s, -margin): rows that hold by the margin stop pulling, the others are pushed down together.
+Steps follow the sign of the gradient, a fixed share of the box's width per dimension, with momentum, shrinking over
+the run (Madry et al., arXiv 1706.06083; Dong et al., arXiv 1710.06081). Starts are the centre, random corners and
+uniform points. All points stay in the box; every one visited counts, not just the last.
 
-Signs alone circle around the corner where several rows meet, so the points that came nearest are polished by Gauss-Newton steps: with v_s > 0
-the violated rows and J their Jacobian in units of the box's width, the shortest step that removes all of them at once is
--J^T (J J^T + damping)^-1 v. Networks are nearly linear over short distances, so a few steps settle it.
+Signs alone circle around the corner where several rows meet, so the points that came nearest are polished by
+Gauss-Newton steps: with v_s > 0 the violated rows and J their Jacobian in units of the box's width, the shortest step
+that removes all of them at once is -J^T (J J^T + damping)^-1 v. Networks are nearly linear over short distances, so a
+few steps settle it.
 
 Symbols: N points, m dimensions, D boxes; l, u (D, m); K disjuncts.
 """
@@ -64,8 +66,12 @@ class Attack:
         order = torch.argsort(least[good])[:16]
         return Found(x[good[order]], float(least.min()))
 
-    def descend(self, l: Tensor, u: Tensor, region: Tensor, open: Tensor, restarts: int, steps: int, deadline: Deadline) -> Found:
-        """Runs `steps` steps from `restarts` starts in every box; stops early once something is found. open: (D, K) disjuncts to aim at."""
+    def descend(
+        self, l: Tensor, u: Tensor, region: Tensor, open: Tensor, restarts: int, steps: int, deadline: Deadline
+    ) -> Found:
+        """Runs `steps` steps from `restarts` starts in every box; stops early once something is found. open: (D, K)
+        disjuncts to aim at.
+        """
         x = starts(l, u, restarts, self.generator).flatten(0, 1)
         l, u, region, open = (t.repeat(restarts, *[1] * (t.ndim - 1)) for t in (l, u, region, open))
         aim = self._aim(x, region, open)
@@ -115,7 +121,9 @@ class Attack:
         return found
 
     def _jacobian(self, x: Tensor, region: Tensor, aim: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest rows of the aimed disjunct (N, S'), at most POLISHED_ROWS of them, and their Jacobian (N, S', m)."""
+        """The largest rows of the aimed disjunct (N, S'), at most POLISHED_ROWS of them, and their Jacobian (N, S',
+        m).
+        """
         x = x.detach().requires_grad_(True)
         t = self.targets
         with torch.enable_grad():
@@ -123,8 +131,12 @@ class Attack:
             value = t.apply(self.program.forward(x), row.clamp(min=0)) + t.const[region].to(x.dtype)
             value = torch.where((row >= 0) & (slot == aim.unsqueeze(1)), value, -float("inf"))
             top = torch.topk(value, min(POLISHED_ROWS, value.shape[1]), dim=1).values
-            parts = [torch.autograd.grad(torch.where(torch.isfinite(c), c, 0.0).sum(), x, retain_graph=True, allow_unused=True)[0]
-                     for c in top.unbind(1)]
+            parts = [
+                torch.autograd.grad(
+                    torch.where(torch.isfinite(c), c, 0.0).sum(), x, retain_graph=True, allow_unused=True
+                )[0]
+                for c in top.unbind(1)
+            ]
         zero = torch.zeros_like(x)
         jacobian = torch.stack([zero if p is None else torch.nan_to_num(p) for p in parts], 1)
         return torch.nan_to_num(top.detach(), neginf=-1e30), jacobian

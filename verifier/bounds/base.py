@@ -1,8 +1,9 @@
 """What a bounding method returns, and how it is called.
 
-A method has `run(program, l, u, rows, limit) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p) are coefficients over the
-output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it); and `entries(program, rows) -> int`, the size of
-its largest working tensor per domain, from which chunks are cut before memory is taken.
+A method has `run(program, l, u, rows, limit) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p) are
+coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it);
+and `entries(program, rows) -> int`, the size of its largest working tensor per domain, from which chunks are cut
+before memory is taken.
 """
 
 from __future__ import annotations
@@ -17,16 +18,21 @@ from verifier.bounds.program import Program
 class RowBounds(NamedTuple):
     """Lower bounds of rows over boxes, rounding error already subtracted:
 
-        rows[d, s] @ y(x) >= plane[d, s] @ x + bias[d, s]   and   >= lb[d, s]      for every x in box d (real arithmetic)
+        rows[d, s] @ y(x) >= plane[d, s] @ x + bias[d, s]   and   >= lb[d, s]      for every x in box d (real
+        arithmetic)
 
-    lb is -inf where nothing is known, never NaN. The planes are as computed; `bias` includes the error, so they are sound as well.
+    lb is -inf where nothing is known, never NaN. The planes are as computed; `bias` includes the error, so they are
+    sound as well.
     """
 
     lb: Tensor  # (D, S)
     plane: Tensor  # (D, S, m)
     bias: Tensor  # (D, S)
-    slope: Tensor  # (D, S, m): how steep the rows are on the whole, every nonlinearity at its typical slope; guides branching, proves nothing
-    charge: Tensor  # (D, S): the rounding error of the row's own pass that was subtracted; tells whether more precision could help
+    # (D, S, m): how steep the rows are on the whole, every nonlinearity at its typical slope; guides branching, proves
+    # nothing
+    slope: Tensor
+    # (D, S): the rounding error of the row's own pass that was subtracted; tells whether more precision could help
+    charge: Tensor
 
 
 class Method(Protocol):

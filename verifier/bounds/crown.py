@@ -1,21 +1,25 @@
-"""CROWN: linear bounds pushed backward from rows over the output to the input, batched over domains and rows, on any DAG.
+"""CROWN: linear bounds pushed backward from rows over the output to the input, batched over domains and rows, on any
+DAG.
 
-Zhang et al., "Efficient Neural Network Robustness Certification with General Activation Functions" (arXiv 1811.00866); Xu et al., "Automatic
-Perturbation Analysis for Scalable Certified Robustness and Beyond" (arXiv 2002.12920) for general graphs.
+Zhang et al., "Efficient Neural Network Robustness Certification with General Activation Functions" (arXiv 1811.00866);
+Xu et al., "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond" (arXiv 2002.12920) for
+general graphs.
 
-A row a over some value v is rewritten step by step into a row over the input: through an affine step by its adjoint (a <- a M, bias += a b),
-through a nonlinear one by putting the lower line where a >= 0 and the upper line where a < 0. Each replacement can only lower the row's
-value, so the final a x + bias, minimised over the box, is a lower bound. An upper bound is minus the lower bound of -a.
+A row a over some value v is rewritten step by step into a row over the input: through an affine step by its adjoint (a
+<- a M, bias += a b), through a nonlinear one by putting the lower line where a >= 0 and the upper line where a < 0.
+Each replacement can only lower the row's value, so the final a x + bias, minimised over the box, is a lower bound. An
+upper bound is minus the lower bound of -a.
 
-Intermediate bounds: the lines of a nonlinear step need a box around its input. Values are walked in order; each gets its interval from
-its inputs' boxes, and where a nonlinear step reads it, the entries that are loose there are bounded by backward passes of their own
-(both signs), intersected with the interval.
+Intermediate bounds: the lines of a nonlinear step need a box around its input. Values are walked in order; each gets
+its interval from its inputs' boxes, and where a nonlinear step reads it, the entries that are loose there are bounded
+by backward passes of their own (both signs), intersected with the interval.
 
-Rounding. Every computed coefficient is taken as exact from there on; what was lost is charged to the row. The adjoint of a step whose sums have
-m terms is off by at most gamma_m |a| |M|, which acts on values of size |x|, so it costs gamma_m |a| (|M||x|), and the step's magnitude
-(`verifier.bounds.interval`) bounds |M||x| + |b|. Summed over the pass, `mass` = sum of |a| . magnitude, plus the absolute line offsets and
-|a| . |x| at the input; the charge is gamma of (the longest sum + two roundings per step) times mass. Long sums are cut into blocks of 64
-that are added in float64, so they count 64 terms. All of this is subtracted from the bounds: rows come out sound in real arithmetic.
+Rounding. Every computed coefficient is taken as exact from there on; what was lost is charged to the row. The adjoint
+of a step whose sums have m terms is off by at most gamma_m |a| |M|, which acts on values of size |x|, so it costs
+gamma_m |a| (|M||x|), and the step's magnitude (`verifier.bounds.interval`) bounds |M||x| + |b|. Summed over the pass,
+`mass` = sum of |a| . magnitude, plus the absolute line offsets and |a| . |x| at the input; the charge is gamma of (the
+longest sum + two roundings per step) times mass. Long sums are cut into blocks of 64 that are added in float64, so
+they count 64 terms. All of this is subtracted from the bounds: rows come out sound in real arithmetic.
 
 Symbols: D domains, S rows, N = D S, m input dimensions; a: (N, *shape) of the value it stands on; bias, mass: (N,).
 """
@@ -37,7 +41,9 @@ from verifier.ops.base import Affine, Lines, Nonlinear, gamma, size
 
 @dataclass
 class Trace:
-    """What one call knows of the values so far: boxes (D, *shape), lines of nonlinear steps, weights of rounding errors (flat, worst over D)."""
+    """What one call knows of the values so far: boxes (D, *shape), lines of nonlinear steps, weights of rounding
+    errors (flat, worst over D).
+    """
 
     program: Program
     boxes: list[tuple[Tensor, Tensor]]
@@ -46,7 +52,9 @@ class Trace:
     offsets: dict[int, Tensor] = field(default_factory=dict)
     # (k, 1): the upper offsets of step k are all >= 0; (k, -1): its lower ones are all <= 0
     one_sided: set[tuple[int, int]] = field(default_factory=set)
-    underflow: Tensor | float = 0.0  # what products too small for the working precision may have lost, over all steps so far
+    underflow: Tensor | float = (
+        0.0  # what products too small for the working precision may have lost, over all steps so far
+    )
 
     @property
     def domains(self) -> int:
@@ -87,7 +95,9 @@ def block_sum(a: Tensor) -> Tensor:
 
 
 def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pushes rows that stand on values up to `value` down to the input; `count` = S. Returns plane (D, S, m), bias and charge (D, S)."""
+    """Pushes rows that stand on values up to `value` down to the input; `count` = S. Returns plane (D, S, m), bias and
+    charge (D, S).
+    """
     program, live = trace.program, rows.live
     for k in range(value, 0, -1):
         a = live.pop(k, None)
@@ -139,7 +149,7 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
         rows.bias += total
         # Where all offsets have the sign that makes every product <= 0, the sum of absolute values is at hand.
         rows.mass += -total if (k, sign) in trace.one_sided else dot(flat.abs_(), ones)
-    out = pos.mul_(lines.lo_a.view(trace.domains, 1, -1)).add_(neg.mul_(lines.up_a.view(trace.domains, 1, -1)))
+    out = pos.mul_(lines.lo_a.view(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.view(trace.domains, 1, -1))
     out = out.view(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
     if not isinstance(_producer(trace.program, k), Affine):  # no affine step below will cover the product's rounding
         _charge(rows, out, trace.size_of(trace.program.steps[k].inputs[0]))
@@ -158,7 +168,9 @@ def concretise(plane: Tensor, l: Tensor, u: Tensor) -> Tensor:
 
 
 def _seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
-    """Rows ±(entry index of value) for (D, K) flat indices: K positive rows, then K negative ones. Returns them and the value to start at."""
+    """Rows ±(entry index of value) for (D, K) flat indices: K positive rows, then K negative ones. Returns them and
+    the value to start at.
+    """
     domains, k = index.shape
     op = trace.program.steps[value].op if value else None
     flat = index.reshape(-1)
@@ -171,27 +183,38 @@ def _seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
         bias = None if offset is None else offset[flat]
         mass = None if weight is None else weight[flat]
     else:
-        unit = torch.zeros((len(flat), size(trace.program.shapes[value])), dtype=trace.boxes[0][0].dtype, device=index.device)
+        unit = torch.zeros(
+            (len(flat), size(trace.program.shapes[value])), dtype=trace.boxes[0][0].dtype, device=index.device
+        )
         parts = {value: unit.scatter_(1, flat[:, None], 1.0).view(-1, *trace.program.shapes[value])}
     zero = torch.zeros(len(flat), dtype=trace.boxes[0][0].dtype, device=index.device)
 
     def both(x: Tensor, sign: float) -> Tensor:
         x = x.view(domains, k, *x.shape[1:])
-        return torch.cat([x, x if sign > 0 else -x], 1).flatten(0, 1)
+        pair = x.new_empty((domains, 2 * k, *x.shape[2:]))
+        pair[:, :k] = x
+        if sign > 0:
+            pair[:, k:] = x
+        else:
+            torch.neg(x, out=pair[:, k:])
+        return pair.flatten(0, 1)
 
     bias, mass = (both(zero if t is None else t, sign) for t, sign in ((bias, -1.0), (mass, 1.0)))
     start = value - 1 if isinstance(op, Affine) else value
     return Rows({i: both(a, -1.0) for i, a in parts.items()}, bias, mass), start
 
 
-def _tighten(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
-    """Intersects the box of `value` with backward bounds of its loose entries (bool, (D, *shape)); row blocks keep tensors under `limit` bytes."""
+def by_crown(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
+    """Intersects the box of `value` with backward bounds of its loose entries (bool, (D, *shape)); row blocks keep
+    tensors under `limit` bytes.
+    """
     l, u = (t.flatten(1) for t in trace.boxes[value])
     loose = loose.flatten(1)
     most = int(loose.sum(1).max())
     if not most:
         return
-    # Loose entries first; domains with fewer than `most` are padded with settled ones, for which a second bound does no harm.
+    # Loose entries first; domains with fewer than `most` are padded with settled ones, for which a second bound does
+    # no harm.
     index = torch.topk(loose.to(torch.uint8) if loose.device.type == "cpu" else loose.float(), most, dim=1).indices
     widest = max(size(s) for s in trace.program.shapes[: value + 1])
     block = max(1, int(limit // max(1, 2 * trace.domains * widest * l.element_size())))
@@ -215,7 +238,8 @@ def _tighten(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
 def _count_underflow(trace: Trace, k: int) -> None:
     """Adds what step k may lose to underflow: every product is off by at most the smallest normal number.
 
-    A coefficient sums at most `terms` products and acts on its input, |x| <= size; offsets and charges sum one product per entry.
+    A coefficient sums at most `terms` products and acts on its input, |x| <= size; offsets and charges sum one product
+    per entry.
     """
     program, info = trace.program, torch.finfo(trace.boxes[0][0].dtype)
     step = program.steps[k]
@@ -227,8 +251,10 @@ def _count_underflow(trace: Trace, k: int) -> None:
 Tighten = Callable[["Trace", int, Tensor, int], None]
 
 
-def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Tighten = _tighten) -> Trace:
-    """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a nonlinear step will read."""
+def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Tighten = by_crown) -> Trace:
+    """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a
+    nonlinear step will read.
+    """
     trace = Trace(program, [(l, u)])
     done: set[int] = set()  # a value's box is final once a nonlinear step has read it
     for k in range(1, len(program.steps)):
@@ -293,7 +319,9 @@ def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
         plane, bias, charge = backward(trace, trace.program.output, start, count)
         bias = bias - charge
         low = concretise(plane, l, u) + bias
-        parts.append(RowBounds(torch.where(torch.isfinite(low), low, -float("inf")), plane, bias, steepness(trace, part), charge))
+        parts.append(
+            RowBounds(torch.where(torch.isfinite(low), low, -float("inf")), plane, bias, steepness(trace, part), charge)
+        )
     return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t, 1) for t in zip(*parts)))
 
 

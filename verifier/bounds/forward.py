@@ -1,15 +1,18 @@
-"""Forward planes: linear bounds in the input carried along with every value; the cheapest tight bounds when few dimensions move.
+"""Forward planes: linear bounds in the input carried along with every value; the cheapest tight bounds when few
+dimensions move.
 
-One pass gives boxes for all values at once, at the cost of 2 (m + 1) evaluations of the network per domain, where a backward pass per entry
-(`verifier.bounds.crown`) costs as many as there are loose entries. Lines are chosen before it is known which side a consumer needs, so the
-boxes are looser. The rows over the output are then bounded backward, on lines drawn in these boxes. (The forward mode of Xu et al.,
-arXiv 2002.12920, in centre and radius form.)
+One pass gives boxes for all values at once, at the cost of 2 (m + 1) evaluations of the network per domain, where a
+backward pass per entry (`verifier.bounds.crown`) costs as many as there are loose entries. Lines are chosen before it
+is known which side a consumer needs, so the boxes are looser. The rows over the output are then bounded backward, on
+lines drawn in these boxes. (The forward mode of Xu et al., arXiv 2002.12920, in centre and radius form.)
 
-Every value z carries L(t) - e <= z <= U(t) + e, affine in t in [-1, 1]^m where x = c + r t covers the box; e >= 0 collects rounding errors.
+Every value z carries L(t) - e <= z <= U(t) + e, affine in t in [-1, 1]^m where x = c + r t covers the box; e >= 0
+collects rounding errors.
 
-Affine y = M z + b: with C = (L + U) / 2 and R = (U - L) / 2, |z - C(t)| <= R(t) + e, so y lies in M C(t) + b ± (|M| R(t) + |M| e). Column
-j of the planes is off by at most gamma |M| (|C_j| + |R_j|) + gamma |b|, and |t_j| <= 1: all columns together go to e.
-Nonlinear y = f(z) with lines on z's box: L' = lo_a+ L + lo_a- U + lo_b, U' likewise, e' = max(|lo_a|, |up_a|) e plus the rounding of that.
+Affine y = M z + b: with C = (L + U) / 2 and R = (U - L) / 2, |z - C(t)| <= R(t) + e, so y lies in M C(t) + b ± (|M|
+R(t) + |M| e). Column j of the planes is off by at most gamma |M| (|C_j| + |R_j|) + gamma |b|, and |t_j| <= 1: all
+columns together go to e. Nonlinear y = f(z) with lines on z's box: L' = lo_a+ L + lo_a- U + lo_b, U' likewise, e' =
+max(|lo_a|, |up_a|) e plus the rounding of that.
 
 Symbols: D domains, m input dimensions; planes (D, m + 1, *shape), column 0 the constant; e (D, *shape).
 """
@@ -29,7 +32,9 @@ Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e
 
 
 class Walker:
-    """Carries planes up to the values that are asked for; a value's planes are kept until its last reader has taken them."""
+    """Carries planes up to the values that are asked for; a value's planes are kept until its last reader has taken
+    them.
+    """
 
     def __init__(self, program: Program, l: Tensor, u: Tensor):
         eps = torch.finfo(l.dtype).eps
@@ -45,8 +50,11 @@ class Walker:
         while self.at < value:
             self.at += 1
             step = self.program.steps[self.at]
-            self.planes[self.at] = _affine(step, self._inputs(step)) if isinstance(step.op, Affine) else _relaxed(
-                trace, self.at, self._inputs(step)[0])
+            self.planes[self.at] = (
+                _affine(step, self._inputs(step))
+                if isinstance(step.op, Affine)
+                else _relaxed(trace, self.at, self._inputs(step)[0])
+            )
             for i in step.inputs:
                 if max(self.program.consumers[i]) <= self.at:
                     self.planes.pop(i, None)
@@ -89,7 +97,11 @@ def _affine(step: Step, inputs: list[Planes]) -> Planes:
         middle = (middle if offset is None else middle - offset).view(*centre[0].shape[:2], *middle.shape[1:])
     around = op.absolute(*(r.flatten(0, 1) for r in radius)).view(middle.shape)
     size_of_columns = [(c.abs() + r.abs()).sum(1) for c, r in zip(centre, radius)]
-    g = 0.0 if isinstance(op, Move) and op.terms[0] <= 1 else 2 * gamma(op.terms[0] + centre[0].shape[1] + 6, middle.dtype)
+    g = (
+        0.0
+        if isinstance(op, Move) and op.terms[0] <= 1
+        else 2 * gamma(op.terms[0] + centre[0].shape[1] + 6, middle.dtype)
+    )
     halving = 4 * torch.finfo(middle.dtype).eps  # centre and radius round once each before anything is multiplied
     e = op.absolute(*(e + (g + halving) * s for (_, _, e), s in zip(inputs, size_of_columns)))
     e = e * (1 + 2 * gamma(op.terms[0] + 4, middle.dtype))

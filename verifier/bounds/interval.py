@@ -1,11 +1,13 @@
 """Interval bounds: one box per value, pushed forward; sound in the presence of rounding.
 
-For an affine step with centre c and radius r of its inputs, y lies in M c + b ± |M| r. Evaluated in floating point, M c + b is off by at
-most gamma |M||c| + |b| and |M| r by gamma |M| r (gamma as in `verifier.ops.base`), so the box is widened by twice gamma times
+For an affine step with centre c and radius r of its inputs, y lies in M c + b ± |M| r. Evaluated in floating point, M
+c + b is off by at most gamma |M||c| + |b| and |M| r by gamma |M| r (gamma as in `verifier.ops.base`), so the box is
+widened by twice gamma times
 
     magnitude = |M| (|c| + r) + |b|,
 
-which bounds |y| too and is kept: the backward pass (`verifier.bounds.crown`) uses it as the weight of its own rounding errors.
+which bounds |y| too and is kept: the backward pass (`verifier.bounds.crown`) uses it as the weight of its own rounding
+errors.
 
 Symbols: D domains; l, u: (D, *shape) of a value.
 """
@@ -24,7 +26,9 @@ Box = tuple[Tensor, Tensor]
 
 
 def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """l, u of a step from its inputs' boxes, and the magnitude (D, *shape) for affine steps that round (None elsewhere)."""
+    """l, u of a step from its inputs' boxes, and the magnitude (D, *shape) for affine steps that round (None
+    elsewhere).
+    """
     op = step.op
     if isinstance(op, Move):
         return op.forward(*(l for l, _ in boxes)), op.forward(*(u for _, u in boxes)), None
@@ -50,7 +54,7 @@ def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor 
 
 
 def rows_from_box(rows: Tensor, l: Tensor, u: Tensor) -> Tensor:
-    """Lower bound (D, S) of rows (D, S, p) @ y for y in [l, u] (D, p), rounded down; -inf where a bound is not finite."""
+    """Lower bound (D, S) of rows (D, S, p) @ y for y in [l, u] (D, p), rounded down; -inf where it is not finite."""
     up, down = rows.clamp(min=0), rows.clamp(max=0)
     magnitude = (rows.abs() * torch.maximum(l.abs(), u.abs()).unsqueeze(1)).sum(-1)
     low = (up * l.unsqueeze(1) + down * u.unsqueeze(1)).sum(-1)

@@ -1,7 +1,7 @@
 """A network bound to operators: the straight-line program that every bounding method and attack walks over.
 
-Value 0 is the flat input t (m,); value k > 0 is the result of step k; the last value is the flat output (p,). Binding rounds each constant
-once to the working precision. A program holds no bounds and never changes.
+Value 0 is the flat input t (m,); value k > 0 is the result of step k; the last value is the flat output (p,). Binding
+rounds each constant once to the working precision. A program holds no bounds and never changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from verifier.ops import OPS
 from verifier.ops.base import Affine, Move, Nonlinear, Operator, Site, Unsuitable, size
 from verifier.result import UnsupportedError
 
-BLOCK = 64  # length of the pieces in which long sums are formed in the working precision; the pieces are added in float64
+BLOCK = (
+    64  # length of the pieces in which long sums are formed in the working precision; the pieces are added in float64
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Step:
 
 
 class Program:
-    """`network` must have one flat input and one flat output (see `verifier.problem`). Raises UnsupportedError for what cannot be bound."""
+    """`network` must have one flat input and one flat output (see `verifier.problem`). Raises UnsupportedError for
+    what cannot be bound.
+    """
 
     def __init__(self, network: Network, dtype: torch.dtype, device: torch.device | str):
         OPS.load()
@@ -66,8 +70,18 @@ class Program:
                 shapes.append(self.network.inputs[0].shape if k == 0 else self.steps[k].node.shape)
             else:
                 shapes.append(None if value is None else tuple(np.shape(value)))
-        return Site(node.kind, node.origin or node.name, node.attrs, tuple(constants), tuple(shapes), node.shape, self.network.opset,
-                    self.dtype, self.device, node.dtype)
+        return Site(
+            node.kind,
+            node.origin or node.name,
+            node.attrs,
+            tuple(constants),
+            tuple(shapes),
+            node.shape,
+            self.network.opset,
+            self.dtype,
+            self.device,
+            node.dtype,
+        )
 
     @property
     def n_in(self) -> int:
@@ -104,7 +118,9 @@ class Program:
 
     @cached_property
     def longest_sum(self) -> int:
-        """Most terms that a backward pass adds up in a row: an adjoint's, or those of a sum over a whole value, formed in blocks of `BLOCK`."""
+        """Most terms that a backward pass adds up in a row: an adjoint's, or those of a sum over a whole value, formed
+        in blocks of `BLOCK`.
+        """
         adjoints = [s.op.terms[1] for s in self.steps[1:] if isinstance(s.op, Affine)]
         return max([2 * BLOCK, BLOCK + max(size(s) for s in self.shapes) // BLOCK, *adjoints])
 
@@ -119,7 +135,8 @@ class Program:
 
     @cached_property
     def exact(self) -> list[bool]:
-        """Values whose interval is already the best box: reached from the input by entry-wise maps and at most one that mixes entries.
+        """Values whose interval is already the best box: reached from the input by entry-wise maps and at most one
+        that mixes entries.
 
         True only spares work: elsewhere a backward pass may tighten the interval.
         """

@@ -1,7 +1,8 @@
 """The property's rows on the device: what must be bounded for which domain, and what a point satisfies.
 
-A region has disjuncts (slots 0 … K_r - 1), a disjunct has rows `coef[row] @ y + const <= 0`. Tables are padded to the longest region.
-Symbols: R regions, S rows of a region, K slots, U distinct coefficient rows, p outputs, D domains, N points.
+A region has disjuncts (slots 0 … K_r - 1), a disjunct has rows `coef[row] @ y + const <= 0`. Tables are padded to the
+longest region. Symbols: R regions, S rows of a region, K slots, U distinct coefficient rows, p outputs, D domains, N
+points.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from verifier.problem import Problem
 
 @dataclass(frozen=True)
 class Picked:
-    """Rows chosen for D domains, padded: `row` (D, S) indices into coef (0 where padded), const float64, slot, and `real` bool (not padding)."""
+    """Rows chosen for D domains, padded: `row` (D, S) indices into coef (0 where padded), const float64, slot, and
+    `real` bool (not padding).
+    """
 
     row: Tensor
     const: Tensor
@@ -47,18 +50,25 @@ class Targets:
         if row.shape[1] == 0:
             pad = region.new_zeros((len(region), 1))
             return Picked(pad, pad.double(), pad, pad.bool())
-        index = torch.topk(wanted.to(torch.uint8) if wanted.device.type == "cpu" else wanted.float(), most, dim=1).indices
+        index = torch.topk(
+            wanted.to(torch.uint8) if wanted.device.type == "cpu" else wanted.float(), most, dim=1
+        ).indices
         real = wanted.gather(1, index)
-        return Picked(row.gather(1, index).clamp(min=0), self.const[region].gather(1, index), slot.gather(1, index), real)
+        return Picked(
+            row.gather(1, index).clamp(min=0), self.const[region].gather(1, index), slot.gather(1, index), real
+        )
 
     def refuted(self, picked: Picked, lb: Tensor) -> Tensor:
-        """Disjuncts (D, K) with a row whose bound proves it positive; lb (D, S) float64 is sound, so all that is asked is lb > 0 and finite."""
+        """Disjuncts (D, K) with a row whose bound proves it positive; lb (D, S) float64 is sound, so all that is asked
+        is lb > 0 and finite.
+        """
         proved = picked.real & torch.isfinite(lb) & (lb > 0)
         hit = torch.zeros((len(lb), self.n_slots), dtype=torch.uint8, device=lb.device)
         return hit.scatter_reduce_(1, picked.slot, proved.to(torch.uint8), "amax", include_self=True).bool()
 
     def values(self, y: Tensor, region: Tensor) -> Tensor:
-        """For points y (N, p) in regions (N,): the largest row of every disjunct (N, K), float64; a disjunct holds where it is <= 0.
+        """For points y (N, p) in regions (N,): the largest row of every disjunct (N, K), float64; a disjunct holds
+        where it is <= 0.
 
         Slots that the region lacks are +inf; NaN counts as +inf.
         """
@@ -72,6 +82,8 @@ class Targets:
 
     def apply(self, y: Tensor, row: Tensor) -> Tensor:
         """coef[row] @ y for points y (N, p) and indices row (N, S): (N, S). Differentiable in y."""
-        if len(self.coef) <= 8 * row.shape[1]:  # one product for all distinct rows costs less than gathering a copy per point
+        if (
+            len(self.coef) <= 8 * row.shape[1]
+        ):  # one product for all distinct rows costs less than gathering a copy per point
             return (y @ self.coef.T).gather(1, row)
         return torch.einsum("np,nsp->ns", y, self.coef[row])

@@ -1,4 +1,4 @@
-"""Branching heuristics, one a file; each registers in `HEURISTICS` a function that scores the ways to split a domain."""
+"""Branching heuristics, one a file; each registers a function that scores the ways to split a domain."""
 
 from verifier.registry import Registry
 

@@ -1,15 +1,18 @@
 """Which input dimension to split.
 
-`widest`: the dimension with the largest width relative to its region's (every region's dimensions count alike at the start).
+`widest`: the dimension with the largest width relative to its region's (every region's dimensions count alike at the
+start).
 
-`sensitivity`: the dimension along which the bounds can gain most. A row with steepness a (its slope along every dimension, each nonlinearity
-at its typical slope) moves by |a_j| (u_j - l_j) through dimension j, and halving the box there wins a share of that. The slopes of the bounding
-planes themselves would not do: a relaxation that is flat where the function is not hides a dimension, box after box, and the search splits
-the others in vain (measured on six-layer networks: three to ten times the domains). A disjunct is refuted by any one of its rows, so the row
-closest to refutation speaks for it; open disjuncts are summed, each relative to what it still lacks. A little of the relative width is added,
-so that no dimension is left out for ever.
+`sensitivity`: the dimension along which the bounds can gain most. A row with steepness a (its slope along every
+dimension, each nonlinearity at its typical slope) moves by |a_j| (u_j - l_j) through dimension j, and halving the box
+there wins a share of that. The slopes of the bounding planes themselves would not do: a relaxation that is flat where
+the function is not hides a dimension, box after box, and the search splits the others in vain (measured on six-layer
+networks: three to ten times the domains). A disjunct is refuted by any one of its rows, so the row closest to
+refutation speaks for it; open disjuncts are summed, each relative to what it still lacks. A little of the relative
+width is added, so that no dimension is left out for ever.
 
-Symbols: D domains, S rows, K disjuncts, m dimensions; l, u (D, m); slope (D, S, m); lb (D, S) float64; picked rows (D, S).
+Symbols: D domains, S rows, K disjuncts, m dimensions; l, u (D, m); slope (D, S, m); lb (D, S) float64; picked rows (D,
+S).
 """
 
 from __future__ import annotations

@@ -2,18 +2,21 @@
 
 An operator stands at a `Site` (its attributes, constant inputs and static shapes) and is one of
 
-* `Affine`     y = sum_i M_i x_i + c over its variable inputs: forward, adjoint, |M|. Interval, CROWN, dual bounds follow.
-* `Move`       an Affine whose M only picks, repeats or reorders entries: the ends of a box go through `forward`.
-* `Nonlinear`  forward, interval, and lines that enclose it (`Lines`); see `verifier.ops.pointwise` for functions of one number.
-* `Opaque`     forward only. A network with one of these can be attacked and replayed, but not bounded.
+* `Affine` y = sum_i M_i x_i + c over its variable inputs: forward, adjoint, |M|. Interval, CROWN, dual bounds follow.
+* `Move` an Affine whose M only picks, repeats or reorders entries: the ends of a box go through `forward`.
+* `Nonlinear` forward, interval, and lines that enclose it (`Lines`); see `verifier.ops.pointwise` for functions of one
+  number.
+* `Opaque` forward only. A network with one of these can be attacked and replayed, but not bounded.
 
-Axis convention: every tensor given to an operator has one leading batch axis N before the node's own shape; callers flatten (domains,
-rows) into N. "Variable input i" counts only the inputs that depend on x, in order. Interval and magnitude arguments obey it too.
+Axis convention: every tensor given to an operator has one leading batch axis N before the node's own shape; callers
+flatten (domains, rows) into N. "Variable input i" counts only the inputs that depend on x, in order. Interval and
+magnitude arguments obey it too.
 
-Rounding. Real arithmetic is bounded with floating point, so every method adds an error term built from two facts: `terms`, the largest
-number of products that one entry of `forward` or `adjoint` sums, and `absolute`, |M| applied to magnitudes. With unit round-off u, a sum of m
-products is off by at most gamma_m = m u / (1 - m u) times the sum of absolute products, in any order of summation (Higham, Accuracy and
-Stability of Numerical Algorithms, 2002, section 3.1). Constants that were derived in float64 and rounded once count as one more term.
+Rounding. Real arithmetic is bounded with floating point, so every method adds an error term built from two facts:
+`terms`, the largest number of products that one entry of `forward` or `adjoint` sums, and `absolute`, |M| applied to
+magnitudes. With unit round-off u, a sum of m products is off by at most gamma_m = m u / (1 - m u) times the sum of
+absolute products, in any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section
+3.1). Constants that were derived in float64 and rounded once count as one more term.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ Shape = tuple[int, ...]
 
 
 def gamma(terms: int, dtype: torch.dtype) -> float:
-    """gamma_m = m u / (1 - m u): relative error bound of a sum of m rounded products in `dtype`; u is half of its machine epsilon."""
+    """gamma_m = m u / (1 - m u): relative error bound of a sum of m rounded products in `dtype`; u is half of its
+    machine epsilon.
+    """
     mu = terms * torch.finfo(dtype).eps / 2
     return mu / (1 - mu) if mu < 0.5 else float("inf")
 
@@ -42,7 +47,9 @@ class Unsuitable(Exception):
 
 @dataclass(frozen=True)
 class Site:
-    """Where an operator stands. `constants[i]` is the i-th input's value, or None if it depends on x; `shapes[i]` its shape (None: absent)."""
+    """Where an operator stands. `constants[i]` is the i-th input's value, or None if it depends on x; `shapes[i]` its
+    shape (None: absent).
+    """
 
     kind: str
     name: str
@@ -61,7 +68,9 @@ class Site:
         return tuple(i for i, s in enumerate(self.shapes) if s is not None and self.constants[i] is None)
 
     def constant(self, i: int) -> Tensor | None:
-        """Input i's constant value on the device (floats in the working dtype, integers as they are), or None if absent or variable."""
+        """Input i's constant value on the device (floats in the working dtype, integers as they are), or None if
+        absent or variable.
+        """
         if i >= len(self.constants) or self.constants[i] is None:
             return None
         value = torch.from_numpy(np.array(self.constants[i]))  # a copy: ONNX hands out read-only views
@@ -72,7 +81,9 @@ class Site:
 
 
 class Operator:
-    """Root of the four kinds. `__init__(site)` reads attributes and constants and raises `Unsuitable` if it cannot stand there."""
+    """Root of the four kinds. `__init__(site)` reads attributes and constants and raises `Unsuitable` if it cannot
+    stand there.
+    """
 
     def __init__(self, site: Site):
         self.site = site
@@ -89,13 +100,17 @@ class Opaque(Operator):
 
 
 class Affine(Operator):
-    """y = sum_i M_i x_i + c. Subclasses give `forward`, `terms`, `absolute`, and `adjoint` where a faster one than autograd's exists."""
+    """y = sum_i M_i x_i + c. Subclasses give `forward`, `terms`, `absolute`, and `adjoint` where a faster one than
+    autograd's exists.
+    """
 
     # Most products summed in one entry of forward, and in one entry of adjoint; both count the addition of c.
     terms: tuple[int, int] = (2, 2)
 
     def absolute(self, *rs: Tensor) -> Tensor:
-        """sum_i |M_i| r_i for r_i >= 0 (N, *in_shape_i): radii of intervals, and magnitudes for rounding errors. Without c."""
+        """sum_i |M_i| r_i for r_i >= 0 (N, *in_shape_i): radii of intervals, and magnitudes for rounding errors.
+        Without c.
+        """
         raise NotImplementedError
 
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
@@ -105,7 +120,9 @@ class Affine(Operator):
         return pullback(a)
 
     def rows(self, index: Tensor) -> tuple[Tensor, ...]:
-        """Rows of M: for flat output indices (K,) the coefficients (K, *in_shape_i) of those entries over every variable input i."""
+        """Rows of M: for flat output indices (K,) the coefficients (K, *in_shape_i) of those entries over every
+        variable input i.
+        """
         unit = torch.zeros((len(index), size(self.out_shape)), dtype=self.site.dtype, device=self.site.device)
         unit.scatter_(1, index[:, None], 1.0)
         return self.adjoint(unit.reshape(-1, *self.out_shape))
@@ -117,7 +134,9 @@ class Affine(Operator):
 
 
 class Move(Affine):
-    """An Affine that picks, repeats or reorders entries (or puts constants between them): |M| = M, and forward rounds nothing."""
+    """An Affine that picks, repeats or reorders entries (or puts constants between them): |M| = M, and forward rounds
+    nothing.
+    """
 
     terms = (1, 1)
 
@@ -151,15 +170,17 @@ class Nonlinear(Operator):
         raise NotImplementedError
 
     def loose(self, l: Tensor, u: Tensor) -> Tensor:
-        """Where tighter input bounds could tighten the lines: bool like l. Elsewhere no intermediate bounds are computed."""
+        """Where tighter input bounds could tighten the lines: bool like l. Elsewhere no intermediate bounds are
+        computed.
+        """
         raise NotImplementedError
 
     def relax(self, l: Tensor, u: Tensor) -> Lines:
-        """The default lines on [l, u], sound for every finite l <= u; where l or u is not finite, lines with slope 0."""
+        """The default lines on [l, u], sound for every finite l <= u; slope 0 where l or u is not finite."""
         raise NotImplementedError
 
     def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
-        """How steep the function is on [l, u] on the whole, finite, like l. Guides branching; no bound depends on it."""
+        """How steep the function is on [l, u] on the whole: finite, like l. Guides branching, proves nothing."""
         raise NotImplementedError
 
 

@@ -1,19 +1,23 @@
 """Functions of one number, applied to every entry: their ranges, and lines around them for any slope.
 
-A line is given by its slope s alone; its offset is then computed exactly (slope with exact offset, as in SLiR, arXiv 2606.20292):
+A line is given by its slope s alone; its offset is then computed exactly (slope with exact offset, as in SLiR, arXiv
+2606.20292):
 
     lower offset b(s) = min over x in [l, u] of f(x) - s x,        upper offset B(s) = max of the same.
 
-Why every slope is sound: g(x) = f(x) - s x takes its extremes on [l, u] at l, at u, at a kink, or where f'(x) = s (`critical`), so the least
-and greatest value over those finitely many points enclose g, and s x + b(s) <= f(x) <= s x + B(s). A point inside [l, u] that is not
-critical does no harm: g there lies between the extremes anyway. A critical point that is off by d costs at most max|f''| d^2 / 2, which
-is second order in the rounding of the formulas used here and lies below the slack.
+Why every slope is sound: g(x) = f(x) - s x takes its extremes on [l, u] at l, at u, at a kink, or where f'(x) = s
+(`critical`), so the least and greatest value over those finitely many points enclose g, and s x + b(s) <= f(x) <= s x
++ B(s). A point inside [l, u] that is not critical does no harm: g there lies between the extremes anyway. A critical
+point that is off by d costs at most max|f''| d^2 / 2, which is second order in the rounding of the formulas used here
+and lies below the slack.
 
-Rounding: with eps the machine epsilon of the working type, f is evaluated to within `ulps` eps |f| (+ the smallest normal number) and s x and
-the difference round once each, so every value of g is moved outward by eps ((ulps + 2)|f| + 2 |s x|) + tiny before the extreme is taken.
+Rounding: with eps the machine epsilon of the working type, f is evaluated to within `ulps` eps |f| (+ the smallest
+normal number) and s x and the difference round once each, so every value of g is moved outward by eps ((ulps + 2)|f| +
+2 |s x|) + tiny before the extreme is taken.
 
-Of several candidate slopes the default keeps the line that is highest (lower line) or lowest (upper line) at the middle of [l, u]: the area
-between f and a line differs from the line's value there only by a constant and the factor u - l, so this is the least area.
+Of several candidate slopes the default keeps the line that is highest (lower line) or lowest (upper line) at the
+middle of [l, u]: the area between f and a line differs from the line's value there only by a constant and the factor u
+- l, so this is the least area.
 
 Symbols: l, u, s, offsets: (N, *shape), elementwise.
 """
@@ -28,7 +32,9 @@ from verifier.ops.base import Lines, Nonlinear, Site, Unsuitable
 
 
 class Pointwise(Nonlinear):
-    """A function of one number. Subclasses give `f`, `critical`, `candidates`, `loose`, and `interval` where f is not monotone."""
+    """A function of one number. Subclasses give `f`, `critical`, `candidates`, `loose`, and `interval` where f is not
+    monotone.
+    """
 
     ulps = 0.0  # error of `f` as evaluated, in machine epsilons relative to |f|
 
@@ -42,7 +48,9 @@ class Pointwise(Nonlinear):
         raise NotImplementedError
 
     def critical(self, s: Tensor) -> list[Tensor]:
-        """All points where f'(x) = s, and all kinks, each like s; NaN where there is none. They need not lie in [l, u]."""
+        """All points where f'(x) = s, and all kinks, each like s; NaN where there is none. They need not lie in [l,
+        u].
+        """
         raise NotImplementedError
 
     def candidates(self, l: Tensor, u: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -61,7 +69,10 @@ class Pointwise(Nonlinear):
         if not self.ulps:
             return low, high
         info = torch.finfo(low.dtype)
-        return (low - (self.ulps * info.eps) * low.abs() - info.tiny, high + (self.ulps * info.eps) * high.abs() + info.tiny)
+        return (
+            low - (self.ulps * info.eps) * low.abs() - info.tiny,
+            high + (self.ulps * info.eps) * high.abs() + info.tiny,
+        )
 
     def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The lower and upper offset for slope s on [l, u], rounded outward; s, l, u finite and l <= u."""
@@ -97,9 +108,11 @@ class Pointwise(Nonlinear):
         low, high = self.interval((l, u))
         lo_a, lo_b, up_a, up_b = best
         return Lines(
-            torch.where(finite, lo_a, 0.0), torch.where(finite, lo_b, low), torch.where(finite, up_a, 0.0), torch.where(finite, up_b, high)
+            torch.where(finite, lo_a, 0.0),
+            torch.where(finite, lo_b, low),
+            torch.where(finite, up_a, 0.0),
+            torch.where(finite, up_b, high),
         )
-
 
     def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
         finite = torch.isfinite(l) & torch.isfinite(u)
@@ -114,11 +127,14 @@ def chord(l: Tensor, u: Tensor, fl: Tensor, fu: Tensor) -> Tensor:
     return torch.where(wide, (fu - fl) / torch.where(wide, width, 1.0), 0.0)
 
 
-# --- piecewise linear --------------------------------------------------------------------------------------------------------------------
+# --- piecewise linear
+# --------------------------------------------------------------------------------------------------------------------
 
 
 class PiecewiseLinear(Pointwise):
-    """f with breakpoints `points` p_1 < … < p_k and slopes s_0, …, s_k on the pieces between them. Exact where no breakpoint is inside."""
+    """f with breakpoints `points` p_1 < … < p_k and slopes s_0, …, s_k on the pieces between them. Exact where no
+    breakpoint is inside.
+    """
 
     points: tuple[float, ...]
     slopes: tuple[float, ...]
@@ -139,12 +155,15 @@ class PiecewiseLinear(Pointwise):
 
     def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         low, high = super().offsets(l, u, s)
-        # On a single piece through the origin's line with the piece's own slope there is nothing to round: f(x) = s x exactly.
+        # On a single piece through the origin's line with the piece's own slope there is nothing to round: f(x) = s x
+        # exactly.
         exact = (self._piece(l, u) == s) & self._through_origin(l, u)
         return torch.where(exact, 0.0, low), torch.where(exact, 0.0, high)
 
     def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
-        """The mean of the slopes at both ends: it does not change while a breakpoint stays inside, so neither do the branching's preferences."""
+        """The mean of the slopes at both ends: it does not change while a breakpoint stays inside, so neither do the
+        branching's preferences.
+        """
         return (self._slope_at(l) + self._slope_at(u)) / 2
 
     def _slope_at(self, x: Tensor) -> Tensor:
@@ -157,7 +176,9 @@ class PiecewiseLinear(Pointwise):
         """The slope of the piece that holds [l, u], NaN where a breakpoint lies inside."""
         slope = torch.full_like(l, float(self.slopes[0]))
         for p, s in zip(self.points, self.slopes[1:]):
-            slope = torch.where(l >= p, torch.full_like(l, float(s)), torch.where(u > p, torch.full_like(l, float("nan")), slope))
+            slope = torch.where(
+                l >= p, torch.full_like(l, float(s)), torch.where(u > p, torch.full_like(l, float("nan")), slope)
+            )
         return slope
 
     def _through_origin(self, l: Tensor, u: Tensor) -> Tensor:
@@ -184,12 +205,15 @@ class Relu(ThroughZero):
         return torch.relu(x)
 
     def relax(self, l: Tensor, u: Tensor) -> Lines:
-        """The triangle, written out because it is the inner loop of most searches; equal to what the base class would choose."""
+        """The triangle, written out because it is the inner loop of most searches; equal to what the base class would
+        choose.
+        """
         info = torch.finfo(l.dtype)
         crossing = (l < 0) & (u > 0)
         on = (l >= 0).to(l.dtype)
         up_a = torch.where(crossing, u / (u - l), on)
-        # The line must clear both ends and the kink: offset >= -s l, >= u - s u, >= 0. One rounding each, moved up by two epsilons.
+        # The line must clear both ends and the kink: offset >= -s l, >= u - s u, >= 0. One rounding each, moved up by
+        # two epsilons.
         up_b = torch.maximum(-up_a * l, u - up_a * u) * (1 + 2 * info.eps) + 2 * info.eps * u + info.tiny
         up_b = torch.where(crossing, up_b, 0.0)
         lo_a = torch.where(crossing, (u > -l).to(l.dtype), on)
@@ -245,8 +269,10 @@ class Clip(PiecewiseLinear):
 
     def __init__(self, site: Site):
         super().__init__(site)
-        self.low, self.high = (float(torch.tensor(float(site.attrs.get(k, d)), dtype=site.dtype)) for k, d in
-                               (("min", -float("inf")), ("max", float("inf"))))
+        self.low, self.high = (
+            float(torch.tensor(float(site.attrs.get(k, d)), dtype=site.dtype))
+            for k, d in (("min", -float("inf")), ("max", float("inf")))
+        )
         self.low = min(self.low, self.high)
         ends = [(p, s) for p, s in ((self.low, 1.0), (self.high, 0.0)) if abs(p) != float("inf")]
         if self.low == self.high:
@@ -262,17 +288,21 @@ class Clip(PiecewiseLinear):
         return super().loose(l, u) if self.points else torch.zeros_like(l, dtype=torch.bool)
 
     def _through_origin(self, l: Tensor, u: Tensor) -> Tensor:
-        # A box that is one end point belongs to the flat piece beyond it as well: then the slope is not 1 and this does not hold.
+        # A box that is one end point belongs to the flat piece beyond it as well: then the slope is not 1 and this
+        # does not hold.
         inside = (l >= self.low) & (u <= self.high) & (self._piece(l, u) == 1)
         zero = ((u <= self.low) & (self.low == 0)) | ((l >= self.high) & (self.high == 0))
         return inside | (zero & (self._piece(l, u) == 0))
 
 
-# --- S-shaped ----------------------------------------------------------------------------------------------------------------------------
+# --- S-shaped --------------------------------------------------------------------------------------------------------
+# --------------------
 
 
 class SShaped(Pointwise):
-    """Increasing, convex left of 0, concave right of it, with f' even and greatest at 0. Subclasses give f, `slope` = f' and `critical`."""
+    """Increasing, convex left of 0, concave right of it, with f' even and greatest at 0. Subclasses give f, `slope` =
+    f' and `critical`.
+    """
 
     ulps = 8.0
     bisections = 12  # halvings for the tangent through an end; any slope is sound, so this only needs to be good enough
@@ -295,18 +325,23 @@ class SShaped(Pointwise):
         return [straight, middle, left], [straight, middle, right]
 
     def _tangent_point(self, x0: Tensor, y0: Tensor, far: Tensor) -> Tensor:
-        """The point t between `far` and 0 where the tangent meets (x0, y0) on the other side of 0, by bisection on |t|."""
+        """The point t between `far` and 0 where the tangent meets (x0, y0) on the other side of 0, by bisection on
+        |t|.
+        """
         near, far = torch.zeros_like(far), far
         for _ in range(self.bisections):
             t = (near + far) / 2
-            # On the convex side the tangent at t passes above (u, f(u)) when t is too close to 0; mirrored on the concave side.
+            # On the convex side the tangent at t passes above (u, f(u)) when t is too close to 0; mirrored on the
+            # concave side.
             over = (self.f(t) + self.slope(t) * (x0 - t) - y0) * torch.sign(x0) > 0
             near, far = torch.where(over, t, near), torch.where(over, far, t)
         return (near + far) / 2
 
 
 def _logistic_critical(q: Tensor) -> Tensor:
-    """The x >= 0 with sigmoid'(x) = q for 0 < q <= 1/4, NaN elsewhere: x = log((1 - p) / p), p = 2 q / (1 + sqrt(1 - 4 q)), no cancellation."""
+    """The x >= 0 with sigmoid'(x) = q for 0 < q <= 1/4, NaN elsewhere: x = log((1 - p) / p), p = 2 q / (1 + sqrt(1 - 4
+    q)), no cancellation.
+    """
     p = 2 * q / (1 + torch.sqrt(1 - 4 * q))
     return torch.log1p(-p) - torch.log(p)
 

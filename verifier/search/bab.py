@@ -1,15 +1,18 @@
-"""Branch and bound: bound a batch of domains, drop what is refuted, look for counterexamples in the rest, split, repeat.
+"""Branch and bound: bound a batch of domains, drop what is refuted, look for counterexamples in the rest, split,
+repeat.
 
-What makes `unsat` right. At the start the domains are the property's regions with all their disjuncts open. A disjunct is closed in a domain
-only when a row of it is proved positive over the whole box (`Targets.refuted`: finite and > 0 after the rounding error was subtracted).
-Children cover their parent exactly (`domains.split`: both share the same middle) and inherit what is closed. A domain leaves only when all
-its disjuncts are closed, and `unsat` is said only when none is left and none was set aside. Boxes are rounded outward from the property's
-float64 ends once, at the start.
+What makes `unsat` right. At the start the domains are the property's regions with all their disjuncts open. A disjunct
+is closed in a domain only when a row of it is proved positive over the whole box (`Targets.refuted`: finite and > 0
+after the rounding error was subtracted). Children cover their parent exactly (`domains.split`: both share the same
+middle) and inherit what is closed. A domain leaves only when all its disjuncts are closed, and `unsat` is said only
+when none is left and none was set aside. Boxes are rounded outward from the property's float64 ends once, at the
+start.
 
-What makes `sat` right: nothing here. Candidates go to `confirm`, which replays them in ONNX Runtime; what it refuses is no counterexample.
+What makes `sat` right: nothing here. Candidates go to `confirm`, which replays them in ONNX Runtime; what it refuses
+is no counterexample.
 
-Precision. float32 bounds carry their own rounding charge and are trusted where its assumptions hold (`strategy.trusts_float32`). Domains that
-float32 fails to refute only by that charge are bounded again in float64.
+Precision. float32 bounds carry their own rounding charge and are trusted where its assumptions hold
+(`strategy.trusts_float32`). Domains that float32 fails to refute only by that charge are bounded again in float64.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ from verifier.search.domains import Domains, Pool, split
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
-GROWTH, LARGEST = 1.5, 32.0  # every failed attack takes so many times more points (and its root more steps), up to so many times the first
+GROWTH, LARGEST = (
+    1.5,
+    32.0,
+)  # every failed attack takes so many times more points (and its root more steps), up to so many times the first
 FEW_DIMENSIONS = 16  # forward planes carry one column per dimension
 ROUND_SECONDS = 1.0  # a round aims to take no longer, so that deadline, attack and progress get their turn
 
@@ -53,7 +59,9 @@ class Outcome:
 
 @dataclass
 class Parts:
-    """What the loop is put together from. `confirm` takes a whole input (n,) float64 and returns a Witness if ONNX Runtime agrees."""
+    """What the loop is put together from. `confirm` takes a whole input (n,) float64 and returns a Witness if ONNX
+    Runtime agrees.
+    """
 
     problem: Problem
     program: Program
@@ -77,13 +85,20 @@ class Search:
         self.witness: Witness | None = None
         self.unsplittable = 0
         self.seconds = {"attack": 0.0, "bounds": 0.0, "replay": 0.0}
-        self.stats = {"domains": 0, "rounds": 0, "rechecked in float64": 0, "replays refused": 0, "most domains waiting": 0}
+        self.stats = {
+            "domains": 0,
+            "rounds": 0,
+            "rechecked in float64": 0,
+            "replays refused": 0,
+            "most domains waiting": 0,
+        }
         self.fine: tuple[Program, Targets] | None = None
         self.rate = 0.0  # domains bounded per second
         self.started = time.monotonic()
         self.attacks = 0
 
-    # --- the loop ------------------------------------------------------------------------------------------------------------------------
+    # --- the loop ----------------------------------------------------------------------------------------------------
+    # --------------------
 
     def run(self) -> Outcome:
         """Searches until an answer, the deadline, or the limit of rounds."""
@@ -117,7 +132,13 @@ class Search:
         if self.witness is not None:
             return self._outcome(done=False)
         reason = f"no bounds for {', '.join(unbounded)}, and no counterexample was found"
-        return Outcome(Verdict.TIMEOUT if deadline.passed() else Verdict.UNKNOWN, reason, None, dict(self.seconds), dict(self.stats))
+        return Outcome(
+            Verdict.TIMEOUT if deadline.passed() else Verdict.UNKNOWN,
+            reason,
+            None,
+            dict(self.seconds),
+            dict(self.stats),
+        )
 
     def _regions(self) -> Domains:
         """The regions as domains, their ends rounded outward to the working precision."""
@@ -150,7 +171,9 @@ class Search:
         if stuck:
             self.unsplittable += stuck
             keep = torch.ones(len(children), dtype=torch.bool, device=whole.device)
-            keep[torch.nonzero(whole).squeeze(1)] = False  # an unsplit parent stands at its own place among the children
+            keep[torch.nonzero(whole).squeeze(1)] = (
+                False  # an unsplit parent stands at its own place among the children
+            )
             children = children.take(keep)
         return children
 
@@ -160,7 +183,11 @@ class Search:
         start = time.monotonic()
         kept, points, region = self._bound(children)
         spent = time.monotonic() - start
-        self.rate = len(children) / max(spent, 1e-6) if not self.rate else 0.5 * self.rate + 0.5 * len(children) / max(spent, 1e-6)
+        self.rate = (
+            len(children) / max(spent, 1e-6)
+            if not self.rate
+            else 0.5 * self.rate + 0.5 * len(children) / max(spent, 1e-6)
+        )
         self.seconds["bounds"] += spent
         self.stats["domains"] += len(children)
         self.stats["rounds"] += 1
@@ -168,15 +195,25 @@ class Search:
         self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.pool))
         if len(points):
             self._try(self.parts.attack.probe(points, region))
-        self.listener(Event("search", "round", {
-            "domains": self.stats["domains"], "waiting": len(self.pool), "per second": round(self.rate),
-            "worst bound": float(self.pool.held.score.min()) if len(self.pool) else 0.0,
-        }))
+        self.listener(
+            Event(
+                "search",
+                "round",
+                {
+                    "domains": self.stats["domains"],
+                    "waiting": len(self.pool),
+                    "per second": round(self.rate),
+                    "worst bound": float(self.pool.held.score.min()) if len(self.pool) else 0.0,
+                },
+            )
+        )
 
     def _choose_method(self) -> None:
-        """Where the backward method is slow, measures whether forward planes close domains faster, and keeps the better of the two.
+        """Where the backward method is slow, measures whether forward planes close domains faster, and keeps the
+        better of the two.
 
-        Both get the same open domains, split down to boxes as small as either could do in the time that the backward method takes for them whole.
+        Both get the same open domains, split down to boxes as small as either could do in the time that the backward
+        method takes for them whole.
         What counts is the share of volume closed per second.
         """
         self.undecided = self.rate < SLOW / 4
@@ -188,7 +225,7 @@ class Search:
         for method in ("crown", "forward"):
             self.method, boxes, volume = method, sample, 1.0 / len(sample)
             closed[method], start = 0.0, time.monotonic()
-            for depth in range(12):
+            for _ in range(12):
                 before = len(boxes)
                 kept, _, _ = self._bound(boxes)
                 closed[method] += (before - len(kept)) * volume
@@ -200,16 +237,26 @@ class Search:
         speed = {m: (closed[m] + 1e-9) / max(seconds[m], 1e-3) for m in closed}
         self.method = max(speed, key=speed.get)
         self.rate = 0.0
-        self.listener(Event("search", f"bounding by {self.method}", {f"volume per second, {m}": round(v, 6) for m, v in speed.items()}))
+        self.listener(
+            Event(
+                "search",
+                f"bounding by {self.method}",
+                {f"volume per second, {m}": round(v, 6) for m, v in speed.items()},
+            )
+        )
 
-    # --- bounding ------------------------------------------------------------------------------------------------------------------------
+    # --- bounding ----------------------------------------------------------------------------------------------------
+    # --------------------
 
     def _bound(self, domains: Domains) -> tuple[Domains, Tensor, Tensor]:
-        """The domains that stay open, with scores and preferred dimensions; and candidate points (N, m) with their regions."""
+        """The domains that stay open, with scores and preferred dimensions; and candidate points (N, m) with their
+        regions.
+        """
         targets = self.parts.targets
         picked = targets.pick(domains.region, domains.open)
-        bounds = bound_rows(self.parts.program, domains.lower, domains.upper, targets.coef, picked.row, self.method,
-                            self.parts.limit)
+        bounds = bound_rows(
+            self.parts.program, domains.lower, domains.upper, targets.coef, picked.row, self.method, self.parts.limit
+        )
         lb = bounds.lb.double() + picked.const
         closed = targets.refuted(picked, lb)
         open = domains.open & ~closed
@@ -224,13 +271,27 @@ class Search:
         alive = torch.nonzero(open.any(1)).squeeze(1)
         if not len(alive):
             return domains.take(alive), domains.lower[alive], domains.region[alive]
-        kept = Domains(domains.lower[alive], domains.upper[alive], domains.region[alive], open[alive], domains.score[alive],
-                       domains.prefer[alive])
-        picked = Picked(picked.row[alive], picked.const[alive], picked.slot[alive],
-                        picked.real[alive] & kept.open.gather(1, picked.slot[alive]))
+        kept = Domains(
+            domains.lower[alive],
+            domains.upper[alive],
+            domains.region[alive],
+            open[alive],
+            domains.score[alive],
+            domains.prefer[alive],
+        )
+        picked = Picked(
+            picked.row[alive],
+            picked.const[alive],
+            picked.slot[alive],
+            picked.real[alive] & kept.open.gather(1, picked.slot[alive]),
+        )
         lb, plane = lb[alive], bounds.plane[alive]
         kept.score, speaker = best_rows(picked, lb, kept.open)
-        points = torch.where(plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1) > 0, kept.lower, kept.upper)
+        points = torch.where(
+            plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1) > 0,
+            kept.lower,
+            kept.upper,
+        )
         scale = self.scale.unsqueeze(0)
         preference = self.score(kept.lower, kept.upper, scale, bounds.slope[alive], lb, picked, targets.n_slots)
         middle = kept.lower + (kept.upper - kept.lower) / 2
@@ -243,24 +304,40 @@ class Search:
         """Disjuncts (D, K) that float64 refutes."""
         if self.fine is None:
             p = self.parts
-            self.fine = Program(p.problem.network, torch.float64, p.program.device), Targets(p.problem, torch.float64, p.program.device)
+            self.fine = (
+                Program(p.problem.network, torch.float64, p.program.device),
+                Targets(p.problem, torch.float64, p.program.device),
+            )
         program, targets = self.fine
         self.stats["rechecked in float64"] += len(domains)
         picked = targets.pick(domains.region, open)
-        bounds = bound_rows(program, domains.lower.double(), domains.upper.double(), targets.coef, picked.row, self.method,
-                            self.parts.limit)
+        bounds = bound_rows(
+            program,
+            domains.lower.double(),
+            domains.upper.double(),
+            targets.coef,
+            picked.row,
+            self.method,
+            self.parts.limit,
+        )
         return targets.refuted(picked, bounds.lb + picked.const)
 
-    # --- counterexamples -----------------------------------------------------------------------------------------------------------------
+    # --- counterexamples
+    # -----------------------------------------------------------------------------------------------------------------
 
     def _attack(self, share: float) -> None:
-        """One gradient attack, if attacks have had less than `share` of the time so far. Every failure makes the next one larger.
+        """One gradient attack, if attacks have had less than `share` of the time so far. Every failure makes the next
+        one larger.
 
         By turns it starts all over the regions, and in the open domains furthest from refutation.
         """
         attack, c = self.parts.attack, self.config.attack
         elapsed = time.monotonic() - self.started
-        if c.method == "none" or self.witness is not None or (self.attacks and self.seconds["attack"] > share * elapsed):
+        if (
+            c.method == "none"
+            or self.witness is not None
+            or (self.attacks and self.seconds["attack"] > share * elapsed)
+        ):
             return
         start = time.monotonic()
         if self.attacks % 2 and len(self.pool):
@@ -293,13 +370,21 @@ class Search:
         elif done and not self.unsplittable:
             verdict, reason = Verdict.UNSAT, f"every disjunct refuted in every region; {count}"
         elif done:
-            verdict, reason = Verdict.UNKNOWN, (
-                f"{self.unsplittable} boxes are as small as {self.parts.program.dtype} allows and neither refuted nor violated; {count}; "
-                "try --set precision=float64")
+            verdict, reason = (
+                Verdict.UNKNOWN,
+                (
+                    f"{self.unsplittable} boxes are as small as {self.parts.program.dtype} allows and neither refuted "
+                    f"nor violated; {count}; "
+                    "try --set precision=float64"
+                ),
+            )
         elif self.deadline.passed():
             verdict, reason = Verdict.TIMEOUT, f"{len(self.pool)} domains still open; {count}"
         else:
-            verdict, reason = Verdict.UNKNOWN, f"limit of {self.config.search.max_rounds} rounds reached; {count}; raise search.max_rounds"
+            verdict, reason = (
+                Verdict.UNKNOWN,
+                f"limit of {self.config.search.max_rounds} rounds reached; {count}; raise search.max_rounds",
+            )
         return Outcome(verdict, reason, self.witness, dict(self.seconds), dict(self.stats))
 
 
@@ -311,7 +396,9 @@ def outward(x: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
 
 
 def best_rows(picked: Picked, lb: Tensor, open: Tensor) -> tuple[Tensor, Tensor]:
-    """For domains with open disjuncts: the score (D,), least over them of the best row's bound, and the row (D,) that it belongs to."""
+    """For domains with open disjuncts: the score (D,), least over them of the best row's bound, and the row (D,) that
+    it belongs to.
+    """
     lb = torch.where(picked.real & torch.isfinite(lb), lb, -float("inf"))
     best = torch.full(open.shape, -float("inf"), dtype=lb.dtype, device=lb.device)
     best = best.scatter_reduce(1, picked.slot, lb, "amax", include_self=True)

@@ -1,7 +1,8 @@
 """The pool of open domains: a struct of arrays on the device, without a Python object per domain.
 
-A domain is a box of a region, the set of the region's disjuncts that are still open in it, its score (the least, over open disjuncts, of
-the best row bound: how far it is from refutation; lower is worse) and the dimensions to split next, best first.
+A domain is a box of a region, the set of the region's disjuncts that are still open in it, its score (the least, over
+open disjuncts, of the best row bound: how far it is from refutation; lower is worse) and the dimensions to split next,
+best first.
 
 Symbols: D domains, m dimensions, K disjuncts of a region at most, P preferred dimensions.
 """
@@ -16,7 +17,9 @@ from torch import Tensor
 
 @dataclass
 class Domains:
-    """Arrays of one length D. `lower`, `upper` (D, m); `region` (D,); `open` (D, K) bool; `score` (D,) float64; `prefer` (D, P) int64."""
+    """Arrays of one length D. `lower`, `upper` (D, m); `region` (D,); `open` (D, K) bool; `score` (D,) float64;
+    `prefer` (D, P) int64.
+    """
 
     lower: Tensor
     upper: Tensor
@@ -41,7 +44,8 @@ class Domains:
 
 
 class Pool:
-    """Open domains waiting to be split. Keeps what fits `limit` bytes; past half of it, the order turns from worst-first to nearly-done-first,
+    """Open domains waiting to be split. Keeps what fits `limit` bytes; past half of it, the order turns from
+    worst-first to nearly-done-first,
 
     which empties the pool instead of widening it.
     """
@@ -61,7 +65,9 @@ class Pool:
             self.held = domains if self.held is None else Domains.join([self.held, domains])
 
     def pop(self, count: int) -> Domains:
-        """Removes and returns up to `count` domains: those furthest from refutation, or the nearest when memory is short."""
+        """Removes and returns up to `count` domains: those furthest from refutation, or the nearest when memory is
+        short.
+        """
         held = self.held
         if count >= len(held):
             self.held = None
@@ -80,9 +86,11 @@ class Pool:
 
 
 def split(domains: Domains, levels: int) -> tuple[Domains, Tensor]:
-    """Halves every domain along its first preferred dimensions, `levels` of them: (D 2^levels) children that cover their parents exactly.
+    """Halves every domain along its first preferred dimensions, `levels` of them: (D 2^levels) children that cover
+    their parents exactly.
 
-    A dimension whose middle is one of its ends is as fine as the working precision allows and is not halved. Returns the children and, for
+    A dimension whose middle is one of its ends is as fine as the working precision allows and is not halved. Returns
+    the children and, for
     every parent, whether no dimension could be halved (such a parent yields one child, itself).
     """
     children, whole = domains, torch.ones(len(domains), dtype=torch.bool, device=domains.region.device)

@@ -1,4 +1,6 @@
-"""What to run, decided from facts: which operators occur, how many dimensions move, how many disjuncts there are, what the device has."""
+"""What to run, decided from facts: which operators occur, how many dimensions move, how many disjuncts there are, what
+the device has.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,10 @@ def plan(problem: Problem, config: Config) -> Plan:
         f"at most {int(problem.slots.max()) if len(problem.slots) else 0} disjuncts in a region",
     ]
     if config.attack.method != "none":
-        reasons.append(f"attack: {config.attack.method}, {config.attack.restarts} starts of {config.attack.steps} steps, then beside the search")
+        reasons.append(
+            f"attack: {config.attack.method}, {config.attack.restarts} starts of {config.attack.steps} steps, "
+            "then beside the search"
+        )
     if unbounded:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
     else:
@@ -70,7 +75,8 @@ def plan(problem: Problem, config: Config) -> Plan:
             few = program.n_in <= FEW_DIMENSIONS
             bounds = f"crown{', or forward planes if a probe shows that they close more per second' if few else ''}"
         reasons.append(
-            f"search: input splitting by {config.branching.method}, bounds by {bounds}, up to {config.search.batch} domains a round"
+            f"search: input splitting by {config.branching.method}, bounds by {bounds}, "
+            f"up to {config.search.batch} domains a round"
         )
     return Plan(program, dtype, device, unbounded, tuple(reasons))
 
@@ -90,17 +96,28 @@ def solve(
     targets = Targets(problem, plan.dtype, plan.device)
     attack = Attack(plan.program, targets, config.seed)
     memory = int(config.search.memory_gib * 2**30) or min(POOL_BYTES, free_memory(plan.device) // 2)
-    parts = Parts(problem, plan.program, targets, attack, confirm, limits(plan.device, config.bounds.chunk_mib), memory,
-                  trusts_float32(plan.program))
+    parts = Parts(
+        problem,
+        plan.program,
+        targets,
+        attack,
+        confirm,
+        limits(plan.device, config.bounds.chunk_mib),
+        memory,
+        trusts_float32(plan.program),
+    )
     if plan.unbounded:
-        return Search(parts, config, deadline.sooner(ATTACK_ONLY_SECONDS), listener).attack_only(plan.unbounded, deadline)
+        return Search(parts, config, deadline.sooner(ATTACK_ONLY_SECONDS), listener).attack_only(
+            plan.unbounded, deadline
+        )
     return Search(parts, config, deadline, listener).run()
 
 
 def trusts_float32(program: Program) -> bool:
     """Whether the error terms cover what the device does in float32.
 
-    Not for a model written in float64, whose weights were rounded; nor for convolutions on a GPU, where the library may pick fast
+    Not for a model written in float64, whose weights were rounded; nor for convolutions on a GPU, where the library
+    may pick fast
     algorithms (Winograd, FFT) whose errors are not those of a sum of products.
     """
     convolves = any(s.node.kind in ("Conv", "ConvTranspose") for s in program.steps[1:])

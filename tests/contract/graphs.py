@@ -1,0 +1,191 @@
+"""Random graphs of registered operators: from one flat input through 3 to 10 nodes, with fan-out, to one flat output.
+
+Values in between have shape (1, C, L). A step is a function of a random generator and the values so far that returns a
+node and its constants; functions of one number come from the registry, with the attributes of their examples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verifier.net.graph import Network, Node, Tensor
+
+F = np.dtype(np.float32)
+Value = tuple[str, tuple[int, int, int]]  # a name and its shape
+
+
+class Builder:
+    """Collects nodes and constants; `pick` chooses an earlier value."""
+
+    def __init__(self, seed: int, m: int):
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[Node] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.values: list[Value] = []
+        self.m = m
+        channels = int(self.rng.choice([c for c in (1, 2, 3) if m % c == 0]))
+        self.emit("Reshape", ("x",), (1, channels, m // channels))
+
+    def weight(self, *shape: int, wide: bool = False) -> str:
+        """A constant; `wide` ones hold numbers that float32 cannot."""
+        name = f"c{len(self.constants)}"
+        value = self.rng.normal(size=shape) / np.sqrt(max(shape[-1] if shape else 1, 1))
+        self.constants[name] = value if wide else value.astype(F)
+        return name
+
+    def emit(self, kind: str, inputs: tuple[str, ...], shape: tuple[int, ...], **attrs) -> None:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(Node(name, kind, inputs, shape, F, attrs))
+        self.values.append((name, shape))
+
+    def pick(self) -> Value:
+        """Mostly one of the last few values."""
+        return self.values[-1 - min(int(self.rng.geometric(0.6)) - 1, len(self.values) - 1)]
+
+    def network(self) -> Network:
+        """The last two values, joined and flat."""
+        ends = [v for v in self.values[-2:] if v[1]]
+        for name, shape in ends:
+            self.emit("Reshape", (name,), (int(np.prod(shape)),))
+        flat = self.values[-len(ends) :]
+        width = sum(s[0] for _, s in flat)
+        self.emit("Concat", tuple(n for n, _ in flat), (width,), axis=0)
+        out = Tensor(self.values[-1][0], (width,), F)
+        return Network((Tensor("x", (self.m,), F),), tuple(self.nodes), self.constants, (out,), 17)
+
+
+def linear(b: Builder) -> None:
+    (x, (_, c, n)), out = b.pick(), int(b.rng.integers(1, 6))
+    b.emit("Linear", (x, b.weight(n, out), b.weight(out) if b.rng.random() < 0.7 else ""), (1, c, out))
+
+
+def product(b: Builder) -> None:
+    (x, (_, c, n)), out = b.pick(), int(b.rng.integers(1, 5))
+    b.emit("MatMul", (b.weight(out, c), x), (1, out, n))
+
+
+def convolution(b: Builder) -> None:
+    (x, (_, c, n)), out = b.pick(), int(b.rng.integers(1, 4))
+    k, t, p = (
+        min(int(b.rng.integers(1, 4)), n),
+        int(b.rng.integers(1, 3)),
+        tuple(int(i) for i in b.rng.integers(0, 2, 2)),
+    )
+    attrs = {"strides": (t,), "dilations": (1,), "pads": p, "group": 1}
+    b.emit("Conv", (x, b.weight(out, c, k), b.weight(out)), (1, out, (n + sum(p) - k) // t + 1), **attrs)
+
+
+def transposed_convolution(b: Builder) -> None:
+    (x, (_, c, n)), out = b.pick(), int(b.rng.integers(1, 4))
+    t = int(b.rng.integers(1, 3))
+    attrs = {"strides": (t,), "dilations": (1,), "pads": (1, 0), "group": 1, "output_padding": (0,)}
+    b.emit("ConvTranspose", (x, b.weight(c, out, 3), ""), (1, out, t * (n - 1) + 2), **attrs)
+
+
+def pool(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    attrs = {"kernel_shape": (2,), "strides": (1,), "dilations": (1,), "pads": (1, 0), "ceil_mode": 0}
+    b.emit("AveragePool", (x,), (1, c, n), count_include_pad=int(b.rng.integers(2)), **attrs)
+
+
+def normalisation(b: Builder) -> None:
+    x, shape = b.pick()
+    b.emit("BatchNormalization", (x, b.weight(shape[1], wide=True), b.weight(shape[1], wide=True)), shape)
+
+
+def sum_or_difference(b: Builder) -> None:
+    """Of two values where they broadcast, else of a value and a constant on either side."""
+    kind, (x, s), (y, t) = str(b.rng.choice(["Add", "Sub"])), b.pick(), b.pick()
+    if all(p == q or 1 in (p, q) for p, q in zip(s, t)):
+        b.emit(kind, (x, y), np.broadcast_shapes(s, t))
+    else:
+        pair = (x, b.weight(s[2])) if b.rng.random() < 0.5 else (b.weight(s[1], 1), x)
+        b.emit(kind, pair, s)
+
+
+def multiple(b: Builder) -> None:
+    x, s = b.pick()
+    if b.rng.random() < 0.5:
+        b.emit("Mul", (b.weight(s[1], 1), x), s)
+    else:
+        name = b.weight(s[2])
+        b.constants[name] = np.where(np.abs(b.constants[name]) < 0.3, F.type(0.3), b.constants[name])
+        b.emit("Div", (x, name), s)
+
+
+def reduction(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    b.emit(str(b.rng.choice(["ReduceSum", "ReduceMean"])), (x,), (1, c, 1), axes=(2,), keepdims=1)
+
+
+def transposition(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    b.emit("Transpose", (x,), (1, n, c), perm=(0, 2, 1))
+
+
+def backwards(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    b.emit("Slice", (x,), (1, c, (n + 1) // 2), axes=(2,), starts=(n - 1,), ends=(-1,), steps=(-2,))
+
+
+def join(b: Builder) -> None:
+    (x, s), (y, t) = b.pick(), b.pick()
+    if s[2] != t[2]:
+        y, t = b.weight(1, 2, s[2]), (1, 2, s[2])
+    b.emit("Concat", (x, y), (1, s[1] + t[1], s[2]), axis=1)
+
+
+def repetition(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    index = b.rng.integers(0, n, 4)
+    b.emit("Gather", (x,), (1, c, 4), axis=2, indices=index)
+
+
+def border(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    mode = str(b.rng.choice(["constant", "edge"]))
+    b.emit("Pad", (x,), (1, c, n + 3), pads=(0, 0, 1, 0, 0, 2), mode=mode, value=float(b.rng.normal()))
+
+
+def stretch(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    name = b.weight(5, n, wide=True)
+    b.emit("Resize", (x,), (1, c, 5), mode="linear", axes=(2,), weights=(b.constants.pop(name),))
+
+
+def running(b: Builder) -> None:
+    x, s = b.pick()
+    b.emit("CumSum", (x,), s, axis=2, exclusive=int(b.rng.integers(2)), reverse=int(b.rng.integers(2)))
+
+
+def choice(b: Builder) -> None:
+    x, s = b.pick()
+    mask = f"c{len(b.constants)}"
+    b.constants[mask] = b.rng.random(s) < 0.6
+    b.emit("Where", (mask, x, b.weight(s[2], wide=bool(b.rng.integers(2)))), s)
+
+
+STEPS = (
+    linear,
+    product,
+    convolution,
+    transposed_convolution,
+    pool,
+    normalisation,
+    sum_or_difference,
+    multiple,
+    reduction,
+)
+STEPS += (transposition, backwards, join, repetition, border, stretch, running, choice)
+
+
+def build(seed: int, functions: list[tuple[str, dict]]) -> Network:
+    """A graph in which about every third node is one of `functions` (kind, attributes)."""
+    b = Builder(seed, int(np.random.default_rng(seed).integers(1, 7)))
+    for _ in range(int(b.rng.integers(3, 11))):
+        if b.rng.random() < 0.4:
+            (x, shape), (kind, attrs) = b.pick(), functions[int(b.rng.integers(len(functions)))]
+            b.emit(kind, (x,), shape, **attrs)
+        else:
+            STEPS[int(b.rng.integers(len(STEPS)))](b)
+    return b.network()

@@ -13,16 +13,19 @@ usage: python benchmarks/bounding_speed.py [--boxes 4096] [--width 1.0] [--threa
 """
 
 import argparse
+import os
 import time
 
 import numpy as np
-import torch
 
-from verifier.bounds import METHODS
-from verifier.bounds.chunks import bound_rows, keep_freed_memory
-from verifier.bounds.crown import by_crown, trace_values
-from verifier.bounds.program import Program
-from verifier.net.graph import Network, Node, Tensor
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command does
+import torch  # noqa: E402
+
+from verifier.bounds import METHODS  # noqa: E402
+from verifier.bounds.chunks import bound_rows, keep_freed_memory  # noqa: E402
+from verifier.bounds.crown import by_crown, trace_values  # noqa: E402
+from verifier.bounds.program import Program  # noqa: E402
+from verifier.net.graph import Network, Node, Tensor  # noqa: E402
 
 SIZES = (5, 50, 50, 50, 50, 50, 50, 5)
 

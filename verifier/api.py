@@ -135,6 +135,9 @@ def _bytes(model: Model) -> bytes:
 def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tuple[Plan, Config]:
     """Brings torch up, and plans; the configuration returned names the device that was found."""
     with _stage("start", seconds):
+        # Threads that wait for each other by spinning stall for whole time slices as soon as another process wants a
+        # core: measured ten times slower on a busy machine. Read by the OpenMP runtime when torch loads it.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         import torch
 
         from verifier.bounds.chunks import keep_freed_memory

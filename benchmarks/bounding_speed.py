@@ -93,7 +93,6 @@ def main() -> None:
     torch.manual_seed(0)
     centre = torch.randn(a.boxes, SIZES[0], dtype=dtype)
     l, u = centre - a.width / 2, centre + a.width / 2
-    rows = torch.eye(SIZES[-1], dtype=dtype).expand(a.boxes, -1, -1)
     x, w = torch.randn(204800, 50, dtype=dtype), torch.randn(50, 50, dtype=dtype)
     out = torch.empty_like(x)
     reference = 2 * 204800 * 50 * 50 / best(lambda: torch.mm(x, w, out=out), 15)

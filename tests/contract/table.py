@@ -219,6 +219,20 @@ def slices_by_value() -> list[Example]:
     return [graph("Slice", nodes, {"x": (2, 6), "i": (1,), "two": i64([2]), "a": i64([1]), **ends}, high=7)]
 
 
+def shapes_of_cuts(op: str) -> list[Example]:
+    """The shape or size of x[i : i + 2], where i is computed: only a run can tell it."""
+    nodes = [
+        helper.make_node("Clip", ["i", "least", "most"], ["c"]),
+        helper.make_node("Cast", ["c"], ["s"], to=TensorProto.INT64),
+        helper.make_node("Add", ["s", "two"], ["e"]),
+        helper.make_node("Slice", ["x", "s", "e", "a"], ["p"]),
+        helper.make_node(op, ["p"], ["n"]),
+        helper.make_node("Cast", ["n"], ["y"], to=TensorProto.FLOAT),
+    ]
+    ends = {"least": np.array(0, F), "most": np.array(4, F)}
+    return [graph(op, nodes, {"x": (2, 6), "i": (1,), "two": i64([2]), "a": i64([1]), **ends}, high=7)]
+
+
 def shapes_by_value(op: str) -> list[Example]:
     """A target computed from x that always comes out the same: 0 * int(x) + constant."""
     nodes = [
@@ -380,6 +394,8 @@ TABLE = {
     "ReshapeDynamic": lambda: shapes_by_value("Reshape"),
     "ExpandDynamic": lambda: shapes_by_value("Expand"),
     "ConstantOfShapeDynamic": lambda: shapes_by_value("ConstantOfShape"),
+    "ShapeDynamic": lambda: shapes_of_cuts("Shape"),
+    "SizeDynamic": lambda: shapes_of_cuts("Size"),
     "RangeDynamic": ranges,
     "GatherElementsDynamic": lambda: [
         chain("GatherElements", {"x": (4, 3), "i": (2, 3)}, "i", low=0, high=3.99, axis=0)

@@ -82,16 +82,8 @@ def violations(network, dtype: torch.dtype, method, seed: int) -> list[str]:
 
 # Lines on a box that a transposition has left with permuted strides do not fit the backward pass's views. A repaired
 # method fails here until its name goes; bounds that are too high fail in any case.
-CRASHING = ("crown", "forward")
-
-
-def marked(name: str):
-    crash = pytest.mark.xfail(raises=RuntimeError, strict=True, reason="view of a transposed box")
-    return pytest.param(name, marks=crash) if name in CRASHING else name
-
-
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-@pytest.mark.parametrize("name", [marked(name) for name in METHODS.load()])
+@pytest.mark.parametrize("name", list(METHODS.load()))
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**31))
 @example(seed=7)

@@ -119,7 +119,7 @@ def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, 
         a = rows.bias.new_zeros((domains * count, program.n_in))
     _charge(rows, a, trace.size_of(0))
     charge = rows.mass * (1.01 * gamma(program.longest_sum + program.roundings + 8, a.dtype)) + trace.underflow
-    return a.view(domains, count, -1), rows.bias.view(domains, count), charge.view(domains, count)
+    return a.reshape(domains, count, -1), rows.bias.reshape(domains, count), charge.reshape(domains, count)
 
 
 def _charge(rows: Rows, a: Tensor, weight: Tensor) -> None:
@@ -143,14 +143,14 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     for part, offset, sign in ((pos, lines.lo_b, -1), (neg, lines.up_b, 1)):
         if offset is None:
             continue
-        flat = (part * offset.view(trace.domains, 1, -1)).view(n, -1)
+        flat = (part * offset.reshape(trace.domains, 1, -1)).reshape(n, -1)
         ones = flat.new_ones(flat.shape[-1])
         total = dot(flat, ones)
         rows.bias += total
         # Where all offsets have the sign that makes every product <= 0, the sum of absolute values is at hand.
         rows.mass += -total if (k, sign) in trace.one_sided else dot(flat.abs_(), ones)
-    out = pos.mul_(lines.lo_a.view(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.view(trace.domains, 1, -1))
-    out = out.view(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
+    out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
+    out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
     if not isinstance(_producer(trace.program, k), Affine):  # no affine step below will cover the product's rounding
         _charge(rows, out, trace.size_of(trace.program.steps[k].inputs[0]))
     return out
@@ -186,11 +186,11 @@ def _seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
         unit = torch.zeros(
             (len(flat), size(trace.program.shapes[value])), dtype=trace.boxes[0][0].dtype, device=index.device
         )
-        parts = {value: unit.scatter_(1, flat[:, None], 1.0).view(-1, *trace.program.shapes[value])}
+        parts = {value: unit.scatter_(1, flat[:, None], 1.0).reshape(-1, *trace.program.shapes[value])}
     zero = torch.zeros(len(flat), dtype=trace.boxes[0][0].dtype, device=index.device)
 
     def both(x: Tensor, sign: float) -> Tensor:
-        x = x.view(domains, k, *x.shape[1:])
+        x = x.reshape(domains, k, *x.shape[1:])
         pair = x.new_empty((domains, 2 * k, *x.shape[2:]))
         pair[:, :k] = x
         if sign > 0:
@@ -232,7 +232,7 @@ def by_crown(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
     # Both are valid boxes of a non-empty set, so they cross only by a hair of rounding; there the interval stands.
     crossed = new_l > new_u
     shape = (-1, *trace.program.shapes[value])
-    trace.boxes[value] = (torch.where(crossed, l, new_l).view(shape), torch.where(crossed, u, new_u).view(shape))
+    trace.boxes[value] = (torch.where(crossed, l, new_l).reshape(shape), torch.where(crossed, u, new_u).reshape(shape))
 
 
 def _count_underflow(trace: Trace, k: int) -> None:
@@ -343,4 +343,4 @@ def steepness(trace: Trace, rows: Tensor) -> Tensor:
         for i, part in zip(step.inputs, parts):
             live[i] = live[i] + part if i in live else part
     a = live.pop(0, None)
-    return rows.new_zeros((domains, count, program.n_in)) if a is None else a.view(domains, count, -1)
+    return rows.new_zeros((domains, count, program.n_in)) if a is None else a.reshape(domains, count, -1)

@@ -81,7 +81,7 @@ def _linear(op: Affine, x: Tensor, offset: Tensor | None) -> Tensor:
     """M x for x (D, m + 1, *in)."""
     y = op.forward(x.flatten(0, 1))
     y = y if offset is None else y - offset
-    return y.view(*x.shape[:2], *y.shape[1:])
+    return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def _affine(step: Step, inputs: list[Planes]) -> Planes:
@@ -94,8 +94,8 @@ def _affine(step: Step, inputs: list[Planes]) -> Planes:
         centre = [(low + high) / 2 for low, high, _ in inputs]
         radius = [(high - low) / 2 for low, high, _ in inputs]
         middle = op.forward(*(c.flatten(0, 1) for c in centre))
-        middle = (middle if offset is None else middle - offset).view(*centre[0].shape[:2], *middle.shape[1:])
-    around = op.absolute(*(r.flatten(0, 1) for r in radius)).view(middle.shape)
+        middle = (middle if offset is None else middle - offset).reshape(*centre[0].shape[:2], *middle.shape[1:])
+    around = op.absolute(*(r.flatten(0, 1) for r in radius)).reshape(middle.shape)
     size_of_columns = [(c.abs() + r.abs()).sum(1) for c, r in zip(centre, radius)]
     g = (
         0.0

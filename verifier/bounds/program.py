@@ -148,7 +148,7 @@ class Program:
             if isinstance(step.op, Move):
                 plain[k] = all(sources)
                 exact[k] = all(exact[i] for i in step.inputs)
-            elif isinstance(step.op, Affine) and len(step.inputs) == 1 and step.op.terms[0] <= 2:
+            elif isinstance(step.op, Affine) and len(step.inputs) == 1 and step.op.entrywise:
                 plain[k], exact[k] = sources[0], exact[step.inputs[0]]
             else:
                 exact[k] = isinstance(step.op, Affine) and len(step.inputs) == 1 and sources[0]

@@ -56,6 +56,7 @@ class Total(Affine):
         repeats = max(size(site.shape) // max(size(s), 1) for s in self.in_shapes)
         operands = len(self.signs) + len(parts) + (rounded(site, *range(len(site.shapes))) if parts else 0)
         self.terms = (operands, max(repeats, 1))
+        self.entrywise = len(self.in_shapes) == 1
 
     def forward(self, *xs: Tensor) -> Tensor:
         y = None
@@ -96,6 +97,8 @@ def neg(site: Site) -> Operator:
 
 class Scale(Affine):
     """y = k x entry by entry, k constant; either side may be broadcast."""
+
+    entrywise = True
 
     def __init__(self, site: Site, slot: int):
         super().__init__(site)
@@ -176,6 +179,8 @@ def div(site: Site) -> Operator:
 @OPS.add("BatchNormalization")
 class BatchNormalization(Affine):
     """y = scale x + shift along axis 1 of the node's shape."""
+
+    entrywise = True
 
     def __init__(self, site: Site):
         super().__init__(site)

@@ -106,6 +106,8 @@ class Affine(Operator):
 
     # Most products summed in one entry of forward, and in one entry of adjoint; both count the addition of c.
     terms: tuple[int, int] = (2, 2)
+    # Whether every entry of the result depends on one entry of the (single) variable input: then intervals stay exact.
+    entrywise: bool = False
 
     def absolute(self, *rs: Tensor) -> Tensor:
         """sum_i |M_i| r_i for r_i >= 0 (N, *in_shape_i): radii of intervals, and magnitudes for rounding errors.

@@ -160,3 +160,13 @@ class ScatterND(Computed):
         places = flat_places(index, x.shape[1 : k + 1]).flatten(1).unsqueeze(2).expand(-1, -1, rows.shape[2])
         updates = updates.reshape(places.shape).to(x.dtype)
         return write(rows, 1, places, updates, self.site.attrs.get("reduction", "none")).reshape(x.shape)
+
+
+@OPS.add("ShapeDynamic", "SizeDynamic")
+class ShapeOf(Computed):
+    """The shape, or the number of entries, of a tensor whose shape was seen not to be settled by the model alone."""
+
+    def compute(self, x: Tensor) -> Tensor:
+        dims = torch.tensor(x.shape[1:], dtype=torch.int64, device=x.device)
+        dims = dims if self.site.kind == "ShapeDynamic" else dims.prod()
+        return dims.expand(x.shape[0], *self.out_shape)

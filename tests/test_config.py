@@ -58,7 +58,7 @@ def test_later_words_win(tmp_path):
         ("timeout: .nan\n", 1, ["must be a number"]),
         ("search:\n  batch: 0\n", 2, ["at least 1"]),
         ("search:\n  batch: 1.5\n", 2, ["whole number"]),
-        ("bounds:\n  method: clown\n", 2, ["one of crown, interval", "'clown'"]),
+        ("bounds:\n  method: clown\n", 2, ["one of auto, crown, forward, interval", "'clown'"]),
         ("bounds: crown\n", 1, ["'bounds'", "group"]),
         ("seed: [1]\n", 1, ["must be a whole number"]),
         ("seed:\n  a: 1\n", 1, ["must be a whole number"]),

@@ -29,7 +29,7 @@ def test_sat_comes_with_its_counterexample_in_every_form(verify, tmp_path):
     assert len(point.x) == 64 and len(point.y) == 10
     told = json.loads(record.read_text())
     assert told["verdict"] == "sat" and told["seed"] == 5 and told["reason"]
-    assert told["config"]["timeout"] == 60.0 and told["config"]["bounds"]["method"] == "crown"
+    assert told["config"]["timeout"] == 60.0 and told["config"]["bounds"]["method"] == "auto"
     assert {"clipbab", "torch", "numpy", "onnx", "onnxruntime", "python"} <= set(told["versions"])
     assert told["versions"]["torch"] and told["device"] in ("cpu", "cuda")
     assert {"model", "property", "start"} <= set(told["seconds"]) and "domains" in told["stats"] and told["plan"]

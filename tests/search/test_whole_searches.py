@@ -27,7 +27,6 @@ from verifier.search import bab
 
 HEURISTICS.load()
 CASES = list(product(sorted(METHODS), sorted(HEURISTICS)))
-UNIT = float(np.finfo(np.float32).eps)
 
 
 def outputs(network, x: np.ndarray) -> np.ndarray:
@@ -235,3 +234,19 @@ def test_weights_that_are_not_numbers_refute_nothing():
         for method in METHODS:
             outcome = search(network, q, settings(method, rounds=3, attack="none"), refuse)
             assert outcome.verdict == Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_boxes_hold_what_the_property_and_the_model_see(dtype, monkeypatch):
+    """Ends that float32 lacks are rounded outward to it in either precision: the model receives float32 inputs."""
+    regions = [([0.1, -0.1], [0.1, 0.7]), ([0.3, -1.0], [0.7, -0.3]), ([1e-50, 5.0], [0.2, 5.0])]
+    seen = []
+    first = bab.Search._regions
+    monkeypatch.setattr(bab.Search, "_regions", lambda self: seen.append(first(self)) or seen[-1])
+    network = dense([np.eye(2)], [np.zeros(2)])
+    disjuncts = [(r, [({2: 1.0}, 9.0)]) for r in range(3)]
+    assert search(network, query(2, 2, regions, disjuncts), settings(), refuse, dtype).verdict == Verdict.UNSAT
+    for (l, u), low, high in zip(regions, seen[0].lower.double().numpy(), seen[0].upper.double().numpy()):
+        assert (low <= l).all() and (low <= np.float32(l)).all() and (low == low.astype(np.float32)).all()
+        assert (high >= u).all() and (high >= np.float32(u)).all() and (high == high.astype(np.float32)).all()
+        assert (np.nextafter(low.astype(np.float32), np.float32(9)) > l).all()

@@ -87,6 +87,10 @@ class Attack:
                 if least <= 0:
                     good = torch.nonzero(every <= 0).squeeze(1)
                     return Found(x[good[torch.argsort(every[good])[:16]]], least)
+                # Where the network is flat there is no way down: go anywhere.
+                flat = (gradient == 0).all(1, keepdim=True)
+                noise = torch.rand(x.shape, generator=self.generator, dtype=x.dtype).to(x.device) - 0.5
+                gradient = torch.where(flat, noise, gradient)
                 velocity = 0.75 * velocity + gradient / gradient.abs().amax(1, keepdim=True).clamp(min=1e-30)
                 size = 0.25 * (0.02 ** (i / max(1, steps - 1)))
                 x = torch.minimum(torch.maximum(x - size * width * velocity.sign(), l), u)
@@ -131,12 +135,10 @@ class Attack:
             value = t.apply(self.program.forward(x), row.clamp(min=0)) + t.const[region].to(x.dtype)
             value = torch.where((row >= 0) & (slot == aim.unsqueeze(1)), value, -float("inf"))
             top = torch.topk(value, min(POLISHED_ROWS, value.shape[1]), dim=1).values
-            parts = [
-                torch.autograd.grad(
-                    torch.where(torch.isfinite(c), c, 0.0).sum(), x, retain_graph=True, allow_unused=True
-                )[0]
-                for c in top.unbind(1)
-            ]
+            if not top.requires_grad:
+                return torch.nan_to_num(top, neginf=-1e30), x.new_zeros((*top.shape, x.shape[1]))
+            finite = [torch.where(torch.isfinite(c), c, 0.0).sum() for c in top.unbind(1)]
+            parts = [torch.autograd.grad(f, x, retain_graph=True, allow_unused=True)[0] for f in finite]
         zero = torch.zeros_like(x)
         jacobian = torch.stack([zero if p is None else torch.nan_to_num(p) for p in parts], 1)
         return torch.nan_to_num(top.detach(), neginf=-1e30), jacobian
@@ -165,6 +167,8 @@ class Attack:
             value = t.apply(y, row.gather(1, index).clamp(min=0)) + const.gather(1, index).to(y.dtype)
             margin = 1e-6 * (1 + value.detach().abs().amax(1, keepdim=True))
             hinge = torch.where(mine.gather(1, index), torch.maximum(value, -margin), 0.0).sum(1)
-            (gradient,) = torch.autograd.grad(hinge.sum(), x, allow_unused=True)
+            gradient = None
+            if hinge.requires_grad:  # not where a step, a rounding or an argmax lies between x and y
+                (gradient,) = torch.autograd.grad(hinge.sum(), x, allow_unused=True)
         gradient = torch.zeros_like(x) if gradient is None else torch.nan_to_num(gradient)
         return hinge.detach(), gradient, t.values(y.detach(), region)

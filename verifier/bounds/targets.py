@@ -82,8 +82,8 @@ class Targets:
 
     def apply(self, y: Tensor, row: Tensor) -> Tensor:
         """coef[row] @ y for points y (N, p) and indices row (N, S): (N, S). Differentiable in y."""
-        if (
-            len(self.coef) <= 8 * row.shape[1]
-        ):  # one product for all distinct rows costs less than gathering a copy per point
+        y = y.to(self.coef.dtype)  # a model may end in integers or truth values
+        if len(self.coef) <= 8 * row.shape[1]:
+            # One product for all distinct rows costs less than gathering a copy of the rows for every point.
             return (y @ self.coef.T).gather(1, row)
         return torch.einsum("np,nsp->ns", y, self.coef[row])

@@ -42,6 +42,7 @@ GROWTH, LARGEST = (
     1.5,
     32.0,
 )  # every failed attack takes so many times more points (and its root more steps), up to so many times the first
+GRADIENT_COST = 3.0  # a gradient step against running the network forward
 FEW_DIMENSIONS = 16  # forward planes carry one column per dimension
 ROUND_SECONDS = 1.0  # a round aims to take no longer, so that deadline, attack and progress get their turn
 
@@ -95,7 +96,7 @@ class Search:
         self.fine: tuple[Program, Targets] | None = None
         self.rate = 0.0  # domains bounded per second
         self.started = time.monotonic()
-        self.attacks = 0
+        self.attacks, self.point_seconds = 0, 0.0
 
     # --- the loop ----------------------------------------------------------------------------------------------------
     # --------------------
@@ -346,11 +347,24 @@ class Search:
             some = torch.randperm(len(self.fresh), generator=attack.generator)[:64].to(self.fresh.region.device)
             domains = self.fresh.take(some)
         effort = min(GROWTH**self.attacks, LARGEST)
-        restarts, steps = max(1, round(c.restarts * effort) // len(domains)), round(c.steps * effort**0.5)
-        allowed = self.deadline.sooner(max(0.2, 0.05 * self.deadline.left(), share * elapsed / 2))
+        steps = round(c.steps * effort**0.5)
+        seconds = max(0.2, 0.05 * self.deadline.left(), share * elapsed / 2)
+        affordable = seconds / (GRADIENT_COST * steps * self._seconds_per_point(domains))
+        restarts = max(1, int(min(c.restarts * effort, affordable)) // len(domains))
+        domains = domains.take(slice(0, max(1, int(affordable))))
+        allowed = self.deadline.sooner(seconds)
         self.attacks += 1
         self._try(attack.descend(domains.lower, domains.upper, domains.region, domains.open, restarts, steps, allowed))
         self.seconds["attack"] += time.monotonic() - start
+
+    def _seconds_per_point(self, domains: Domains) -> float:
+        """What running the network forward costs per point, measured once on a handful."""
+        if not self.point_seconds:
+            x = domains.lower[:8].repeat(8, 1)[:8]
+            begin = time.monotonic()
+            self.parts.attack.probe(x, domains.region[:8].repeat(8)[:8])
+            self.point_seconds = max(1e-9, (time.monotonic() - begin) / len(x))
+        return self.point_seconds
 
     def _try(self, found: Found) -> None:
         """Replays candidates until one is confirmed."""

@@ -23,7 +23,7 @@ from verifier.evidence.replay import Judgement, Replayer
 from verifier.net.graph import Network
 from verifier.net.load import check_supported, load_network, parse, read_model_bytes
 from verifier.problem import Problem, compile_problem
-from verifier.result import Result, Undecided, UsageError, Verdict
+from verifier.result import Result, Undecided, Verdict
 from verifier.spec.parse import parse_property
 from verifier.spec.query import Query
 
@@ -141,6 +141,7 @@ def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tup
         import torch
 
         from verifier.bounds.chunks import keep_freed_memory
+        from verifier.search.strategy import pick_device
         from verifier.search.strategy import plan as make
 
         keep_freed_memory()
@@ -149,20 +150,9 @@ def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tup
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.nnpack.set_flags(False)  # its fast convolutions do not obey the error terms either
-        config = replace(config, device=_device(config.device))
+        config = replace(config, device=pick_device(config).type)
     with _stage("plan", seconds):
         return make(problem, config), config
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    if asked == "cpu":
-        return "cpu"
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise UsageError("device cuda was asked for, but torch sees no GPU; use --device cpu or auto")
-    return "cuda" if there else "cpu"
 
 
 def _why_nothing_to_search(query: Query) -> str:

@@ -201,7 +201,8 @@ def _scale(coef: np.ndarray, const: float) -> tuple[np.ndarray, float]:
     if largest == 0 or 2**-20 < largest < 2**20:
         return coef, const
     _, exponent = np.frexp(largest)
-    scaled = np.ldexp(const, -exponent)
+    with np.errstate(over="ignore"):
+        scaled = np.ldexp(const, -exponent)
     exact = np.isfinite(scaled) and np.ldexp(scaled, exponent) == const
     return np.ldexp(coef, -exponent), float(scaled if exact else np.nextafter(scaled, -np.inf))
 

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verifier.bounds.targets import Picked
-from verifier.search.bab import best_rows, outward
-from verifier.search.domains import Domains, Pool, split
+from verifier.bounds.targets import Picked, best_rows
+from verifier.search.domains import Domains, Pool, outward, split
 
 INF = float("inf")
 DTYPES = st.sampled_from([torch.float32, torch.float64])

@@ -24,6 +24,8 @@ ROW_BYTES = 64 << 20  # one coefficient tensor of a single domain on a CPU, wher
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for mallopt
 
+OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # its name before torch 2.5
+
 
 class Limits(NamedTuple):
     """How large one coefficient tensor may be: `chunk` decides how many domains go together, `rows` how rows of one
@@ -62,7 +64,7 @@ def keep_freed_memory() -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the GPU or on the CPU (where torch raises a plain RuntimeError)."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, OUT_OF_MEMORY)) or "can't allocate memory" in str(error)
 
 
 def bound_rows(

@@ -87,3 +87,15 @@ class Targets:
             # One product for all distinct rows costs less than gathering a copy of the rows for every point.
             return (y @ self.coef.T).gather(1, row)
         return torch.einsum("np,nsp->ns", y, self.coef[row])
+
+
+def best_rows(picked: Picked, lb: Tensor, open: Tensor) -> tuple[Tensor, Tensor]:
+    """For domains with open disjuncts: the score (D,), least over them of the best row's bound, and the row (D,) that
+    it belongs to.
+    """
+    lb = torch.where(picked.real & torch.isfinite(lb), lb, -float("inf"))
+    best = torch.full(open.shape, -float("inf"), dtype=lb.dtype, device=lb.device)
+    best = best.scatter_reduce(1, picked.slot, lb, "amax", include_self=True)
+    score = torch.where(open, best, float("inf")).amin(1)
+    speaks = picked.real & (lb >= best.gather(1, picked.slot)) & (best.gather(1, picked.slot) == score.unsqueeze(1))
+    return score, speaks.to(torch.uint8).argmax(1)

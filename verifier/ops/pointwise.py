@@ -161,10 +161,12 @@ class PiecewiseLinear(Pointwise):
         return torch.where(exact, 0.0, low), torch.where(exact, 0.0, high)
 
     def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
-        """The mean of the slopes at both ends: it does not change while a breakpoint stays inside, so neither do the
-        branching's preferences.
+        """The mean size of the slopes at both ends, or the chord's where that is steeper.
+
+        It does not change while a breakpoint stays inside, so neither do the branching's preferences.
         """
-        return (self._slope_at(l) + self._slope_at(u)) / 2
+        ends = (self._slope_at(l).abs() + self._slope_at(u).abs()) / 2
+        return torch.maximum(ends, super().typical_slope(l, u).abs())
 
     def _slope_at(self, x: Tensor) -> Tensor:
         slope = torch.full_like(x, float(self.slopes[0]))

@@ -28,13 +28,13 @@ from torch import Tensor
 from verifier.attack.pgd import Attack, Found
 from verifier.bounds.chunks import Limits, bound_rows
 from verifier.bounds.program import Program
-from verifier.bounds.targets import Picked, Targets
+from verifier.bounds.targets import Picked, Targets, best_rows
 from verifier.branching import HEURISTICS
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.problem import Problem
 from verifier.result import Verdict, Witness
-from verifier.search.domains import Domains, Pool, split
+from verifier.search.domains import Domains, Pool, outward, split
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
@@ -400,22 +400,3 @@ class Search:
                 f"limit of {self.config.search.max_rounds} rounds reached; {count}; raise search.max_rounds",
             )
         return Outcome(verdict, reason, self.witness, dict(self.seconds), dict(self.stats))
-
-
-def outward(x: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
-    """float64 values to `dtype`, rounded down (direction -1) or up (+1)."""
-    y = x.to(dtype)
-    wrong = y.double() > x if direction < 0 else y.double() < x
-    return torch.where(wrong, torch.nextafter(y, torch.full_like(y, direction * float("inf"))), y)
-
-
-def best_rows(picked: Picked, lb: Tensor, open: Tensor) -> tuple[Tensor, Tensor]:
-    """For domains with open disjuncts: the score (D,), least over them of the best row's bound, and the row (D,) that
-    it belongs to.
-    """
-    lb = torch.where(picked.real & torch.isfinite(lb), lb, -float("inf"))
-    best = torch.full(open.shape, -float("inf"), dtype=lb.dtype, device=lb.device)
-    best = best.scatter_reduce(1, picked.slot, lb, "amax", include_self=True)
-    score = torch.where(open, best, float("inf")).amin(1)
-    speaks = picked.real & (lb >= best.gather(1, picked.slot)) & (best.gather(1, picked.slot) == score.unsqueeze(1))
-    return score, speaks.to(torch.uint8).argmax(1)

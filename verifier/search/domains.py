@@ -107,3 +107,10 @@ def split(domains: Domains, levels: int) -> tuple[Domains, Tensor]:
         children = Domains.join([left, right])
         origin = torch.cat([origin, origin[can]])
     return children, whole
+
+
+def outward(x: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
+    """float64 values to `dtype`, rounded down (direction -1) or up (+1)."""
+    y = x.to(dtype)
+    wrong = y.double() > x if direction < 0 else y.double() < x
+    return torch.where(wrong, torch.nextafter(y, torch.full_like(y, direction * float("inf"))), y)

@@ -52,13 +52,20 @@ class Trace:
     offsets: dict[int, Tensor] = field(default_factory=dict)
     # (k, 1): the upper offsets of step k are all >= 0; (k, -1): its lower ones are all <= 0
     one_sided: set[tuple[int, int]] = field(default_factory=set)
-    underflow: Tensor | float = (
-        0.0  # what products too small for the working precision may have lost, over all steps so far
-    )
+    buffers: dict[int, Tensor] = field(default_factory=dict)
+    # What products too small for the working precision may have lost, over all steps so far.
+    underflow: Tensor | float = 0.0
 
     @property
     def domains(self) -> int:
         return self.boxes[0][0].shape[0]
+
+    def scratch(self, like: Tensor, slot: int = 0) -> Tensor:
+        """A tensor of this shape whose contents last until the slot's next use: temporaries stay in the cache then."""
+        n, held = like.numel(), self.buffers.get(slot)
+        if held is None or held.numel() < n:
+            held = self.buffers[slot] = like.new_empty(n)
+        return held[:n].view(like.shape)
 
     def size_of(self, value: int) -> Tensor:
         """Largest absolute entry of a value over all domains, flat."""
@@ -104,7 +111,7 @@ def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, 
         if a is None:
             continue
         if len(program.consumers[k]) > 1:  # several rows were added up here
-            _charge(rows, a, trace.size_of(k))
+            _charge(trace, rows, a, trace.size_of(k))
         step = program.steps[k]
         if isinstance(step.op, Affine):
             _collect(trace, rows, k, a)
@@ -117,13 +124,14 @@ def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, 
     a = live.pop(0, None)
     if a is None:
         a = rows.bias.new_zeros((domains * count, program.n_in))
-    _charge(rows, a, trace.size_of(0))
+    _charge(trace, rows, a, trace.size_of(0))
     charge = rows.mass * (1.01 * gamma(program.longest_sum + program.roundings + 8, a.dtype)) + trace.underflow
     return a.reshape(domains, count, -1), rows.bias.reshape(domains, count), charge.reshape(domains, count)
 
 
-def _charge(rows: Rows, a: Tensor, weight: Tensor) -> None:
-    rows.mass += dot(a.reshape(len(a), -1).abs(), weight)
+def _charge(trace: Trace, rows: Rows, a: Tensor, weight: Tensor) -> None:
+    """Adds |a| . weight to the mass."""
+    rows.mass += dot(torch.abs(a, out=trace.scratch(a)).view(len(a), -1), weight)
 
 
 def _collect(trace: Trace, rows: Rows, k: int, a: Tensor) -> None:
@@ -131,7 +139,7 @@ def _collect(trace: Trace, rows: Rows, k: int, a: Tensor) -> None:
     if k in trace.offsets:
         rows.bias += dot(a.reshape(len(a), -1), trace.offsets[k])
     if k in trace.weights:
-        _charge(rows, a, trace.weights[k])
+        _charge(trace, rows, a, trace.weights[k])
 
 
 def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
@@ -139,11 +147,11 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     lines, n = trace.lines[k], a.shape[0]
     wide = a.reshape(trace.domains, count, -1)
     pos = wide.clamp(min=0)
-    neg = wide - pos
+    neg = torch.sub(wide, pos, out=trace.scratch(wide, 1))
     for part, offset, sign in ((pos, lines.lo_b, -1), (neg, lines.up_b, 1)):
         if offset is None:
             continue
-        flat = (part * offset.reshape(trace.domains, 1, -1)).reshape(n, -1)
+        flat = torch.mul(part, offset.reshape(trace.domains, 1, -1), out=trace.scratch(part)).view(n, -1)
         ones = flat.new_ones(flat.shape[-1])
         total = dot(flat, ones)
         rows.bias += total
@@ -152,7 +160,7 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
     out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
     if not isinstance(_producer(trace.program, k), Affine):  # no affine step below will cover the product's rounding
-        _charge(rows, out, trace.size_of(trace.program.steps[k].inputs[0]))
+        _charge(trace, rows, out, trace.size_of(trace.program.steps[k].inputs[0]))
     return out
 
 
@@ -315,7 +323,7 @@ def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
         zero = flat.new_zeros(len(flat))
         # The rows themselves were rounded once to the working precision: one more unit on every entry of y.
         start = Rows({trace.program.output: flat}, zero.clone(), zero.clone())
-        _charge(start, flat, trace.size_of(trace.program.output))
+        _charge(trace, start, flat, trace.size_of(trace.program.output))
         plane, bias, charge = backward(trace, trace.program.output, start, count)
         bias = bias - charge
         low = concretise(plane, l, u) + bias

@@ -89,8 +89,9 @@ def adjoint(op: Affine, m: Matrix) -> list[str]:
     for i, part in enumerate(op.adjoint(a[:0])):
         found += differs(f"adjoint {i} of an empty batch", part, want[i][:0])
     index = torch.arange(size(op.out_shape)).flip(0)
-    for i, part in enumerate(op.rows(index)):
-        found += differs(f"rows {i}", part, m.parts[i].T[index].reshape(part.shape))
+    sign = (1 - 2 * (index % 2)).to(a.dtype)
+    for i, part in enumerate(op.rows(index, sign)):
+        found += differs(f"rows {i}", part, (m.parts[i].T[index] * sign[:, None]).reshape(part.shape))
     return found
 
 

@@ -53,8 +53,9 @@ class Trace:
     # (k, 1): the upper offsets of step k are all >= 0; (k, -1): its lower ones are all <= 0
     one_sided: set[tuple[int, int]] = field(default_factory=set)
     buffers: dict[int, Tensor] = field(default_factory=dict)
+    sizes: dict[int, Tensor] = field(default_factory=dict)
     # What products too small for the working precision may have lost, over all steps so far.
-    underflow: Tensor | float = 0.0
+    underflow: float = 0.0
 
     @property
     def domains(self) -> int:
@@ -68,9 +69,11 @@ class Trace:
         return held[:n].view(like.shape)
 
     def size_of(self, value: int) -> Tensor:
-        """Largest absolute entry of a value over all domains, flat."""
-        l, u = self.boxes[value]
-        return torch.maximum(l.abs(), u.abs()).amax(0).reshape(-1)
+        """Largest absolute entry of a value over all domains, flat; as first asked for, since boxes only shrink."""
+        if value not in self.sizes:
+            l, u = self.boxes[value]
+            self.sizes[value] = torch.maximum(u.amax(0), -l.amin(0)).reshape(-1)
+        return self.sizes[value]
 
 
 @dataclass
@@ -176,40 +179,27 @@ def concretise(plane: Tensor, l: Tensor, u: Tensor) -> Tensor:
 
 
 def _seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
-    """Rows ±(entry index of value) for (D, K) flat indices: K positive rows, then K negative ones. Returns them and
-    the value to start at.
+    """Rows ±(entry index of value) for (D, K) flat indices, and the value that they start at.
+
+    For every domain K plain rows come first, then the same K negated.
     """
     domains, k = index.shape
     op = trace.program.steps[value].op if value else None
-    flat = index.reshape(-1)
-    bias = mass = None
-    if isinstance(op, Affine):
-        parts = {}
-        for i, part in zip(trace.program.steps[value].inputs, op.rows(flat)):
-            parts[i] = parts[i] + part if i in parts else part  # a step may read the same value twice
-        offset, weight = trace.offsets.get(value), trace.weights.get(value)
-        bias = None if offset is None else offset[flat]
-        mass = None if weight is None else weight[flat]
-    else:
-        unit = torch.zeros(
-            (len(flat), size(trace.program.shapes[value])), dtype=trace.boxes[0][0].dtype, device=index.device
-        )
-        parts = {value: unit.scatter_(1, flat[:, None], 1.0).reshape(-1, *trace.program.shapes[value])}
-    zero = torch.zeros(len(flat), dtype=trace.boxes[0][0].dtype, device=index.device)
-
-    def both(x: Tensor, sign: float) -> Tensor:
-        x = x.reshape(domains, k, *x.shape[1:])
-        pair = x.new_empty((domains, 2 * k, *x.shape[2:]))
-        pair[:, :k] = x
-        if sign > 0:
-            pair[:, k:] = x
-        else:
-            torch.neg(x, out=pair[:, k:])
-        return pair.flatten(0, 1)
-
-    bias, mass = (both(zero if t is None else t, sign) for t, sign in ((bias, -1.0), (mass, 1.0)))
-    start = value - 1 if isinstance(op, Affine) else value
-    return Rows({i: both(a, -1.0) for i, a in parts.items()}, bias, mass), start
+    flat = torch.cat([index, index], 1).reshape(-1)
+    sign = torch.ones((domains, 2 * k), dtype=trace.boxes[0][0].dtype, device=index.device)
+    sign[:, k:] = -1
+    sign = sign.reshape(-1)
+    if not isinstance(op, Affine):
+        unit = torch.zeros((len(flat), size(trace.program.shapes[value])), dtype=sign.dtype, device=index.device)
+        unit.scatter_(1, flat[:, None], sign[:, None])
+        zero = torch.zeros_like(sign)
+        return Rows({value: unit.reshape(-1, *trace.program.shapes[value])}, zero, zero.clone()), value
+    parts: dict[int, Tensor] = {}
+    for i, part in zip(trace.program.steps[value].inputs, op.rows(flat, sign)):
+        parts[i] = parts[i] + part if i in parts else part  # a step may read the same value twice
+    bias = trace.offsets[value][flat] * sign if value in trace.offsets else torch.zeros_like(sign)
+    mass = trace.weights[value][flat] if value in trace.weights else torch.zeros_like(sign)
+    return Rows(parts, bias, mass), value - 1
 
 
 def by_crown(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
@@ -252,7 +242,7 @@ def _count_underflow(trace: Trace, k: int) -> None:
     program, info = trace.program, torch.finfo(trace.boxes[0][0].dtype)
     step = program.steps[k]
     terms = step.op.terms[1] if isinstance(step.op, Affine) else 2
-    reach = sum((trace.size_of(i).sum() for i in step.inputs), trace.size_of(k).sum())
+    reach = sum((float(trace.size_of(i).sum()) for i in step.inputs), float(trace.size_of(k).sum()))
     trace.underflow = trace.underflow + 4 * info.tiny * ((terms + 2) * reach + 4 * size(program.shapes[k]))
 
 

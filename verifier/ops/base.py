@@ -121,12 +121,14 @@ class Affine(Operator):
         _, pullback = torch.func.vjp(self.forward, *zeros)
         return pullback(a)
 
-    def rows(self, index: Tensor) -> tuple[Tensor, ...]:
-        """Rows of M: for flat output indices (K,) the coefficients (K, *in_shape_i) of those entries over every
-        variable input i.
+    def rows(self, index: Tensor, sign: Tensor) -> tuple[Tensor, ...]:
+        """Rows of M, each times a sign.
+
+        For flat output indices (K,) and factors of 1 or -1 (K,), the coefficients (K, *in_shape_i) over every variable
+        input i.
         """
         unit = torch.zeros((len(index), size(self.out_shape)), dtype=self.site.dtype, device=self.site.device)
-        unit.scatter_(1, index[:, None], 1.0)
+        unit.scatter_(1, index[:, None], sign[:, None])
         return self.adjoint(unit.reshape(-1, *self.out_shape))
 
     def offset(self) -> Tensor | None:

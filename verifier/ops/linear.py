@@ -46,9 +46,9 @@ class Linear(Affine):
         x = a.flatten(0, -2) @ self.weight.T
         return (x if a.ndim == 2 else x.reshape(*a.shape[:-1], x.shape[-1]),)
 
-    def rows(self, index: Tensor) -> tuple[Tensor, ...]:
+    def rows(self, index: Tensor, sign: Tensor) -> tuple[Tensor, ...]:
         n_in, n_out = self.weight.shape
-        columns = self._columns.index_select(0, index % n_out)
+        columns = self._columns.index_select(0, index % n_out).mul_(sign[:, None])
         lead = size(self.out_shape[:-1])
         if lead == 1:
             return (columns.reshape(-1, *self.in_shapes[0]),)

@@ -161,12 +161,12 @@ class PiecewiseLinear(Pointwise):
         return torch.where(exact, 0.0, low), torch.where(exact, 0.0, high)
 
     def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
-        """The mean size of the slopes at both ends, or the chord's where that is steeper.
+        """The mean size of the slopes at both ends, or the chord's where both ends are flat.
 
         It does not change while a breakpoint stays inside, so neither do the branching's preferences.
         """
         ends = (self._slope_at(l).abs() + self._slope_at(u).abs()) / 2
-        return torch.maximum(ends, super().typical_slope(l, u).abs())
+        return torch.where(ends > 0, ends, super().typical_slope(l, u).abs())
 
     def _slope_at(self, x: Tensor) -> Tensor:
         slope = torch.full_like(x, float(self.slopes[0]))

@@ -19,6 +19,15 @@ BOUNDERS = sorted(METHODS)
 WHOLE = Limits(1 << 30, 1 << 30)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Chunks in turn, so that a test can say which there were; with several threads the batch is dealt out first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def task(dtype: torch.dtype, seed: int = 0, kinds: tuple[str, ...] = ("Tanh", "Sigmoid"), count: int = 12):
     """Arguments of `bound_rows` but the method: every domain has rows of its own."""
     rng = np.random.default_rng(seed)
@@ -56,6 +65,24 @@ def test_domains_do_not_mix(method):
     shuffled = bound_rows(program, l[order], u[order], coef, row[order].flip(1), method, WHOLE)
     assert torch.allclose(whole.lb[order], shuffled.lb.flip(1), rtol=1e-10, atol=1e-10)
     assert torch.allclose(whole.plane[order], shuffled.plane.flip(1), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", BOUNDERS)
+def test_threads_share_the_work(method):
+    """With two threads the bounds are the same."""
+    program, l, u, coef, row = task(torch.float64, 3)
+    alone = bound_rows(program, l, u, coef, row, method, WHOLE)
+    torch.set_num_threads(2)
+    assert_same(bound_rows(program, l, u, coef, row, method, WHOLE), alone, 1e-10)
+
+
+def test_threads_that_run_out_of_memory_leave_it_to_one(monkeypatch):
+    short = Short(2, MemoryError())
+    monkeypatch.setitem(METHODS._things, "short", short)
+    program, l, u, coef, row = task(torch.float64)
+    torch.set_num_threads(2)
+    found = bound_rows(program, l, u, coef, row, "short", WHOLE)
+    assert short.tried[-1] <= 2 and len(found.lb) == len(l)
 
 
 class Short:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from verifier.search.strategy import Plan
 
 Model = Any  # a path, an ONNX file's bytes, or a ModelProto
-MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it on a CPU
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,9 @@ def verify(
     except Undecided as e:
         return Result(Verdict.UNKNOWN, str(e), seconds=seconds, plan=lines)
     except (MemoryError, RuntimeError) as e:
-        if not _is_memory(e):
+        from verifier.bounds.chunks import out_of_memory
+
+        if not out_of_memory(e):
             raise
         return Result(Verdict.UNKNOWN, "out of memory", seconds=seconds, plan=lines)
     stats = {**outcome.stats, "replays": loaded.replayer.calls}
@@ -138,6 +139,7 @@ def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tup
         # Threads that wait for each other by spinning stall for whole time slices as soon as another process wants a
         # core: measured ten times slower on a busy machine. Read by the OpenMP runtime when torch loads it.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ["ONEDNN_DEFAULT_FPMATH_MODE"] = "STRICT"  # float32 means float32: no bfloat16 in its stead
         import torch
 
         from verifier.bounds.chunks import keep_freed_memory
@@ -160,10 +162,6 @@ def _why_nothing_to_search(query: Query) -> str:
         which = "input box is" if query.n_regions == 1 else "input boxes are all"
         return f"the property's {which} empty"
     return "no input can satisfy the property: its constraints contradict each other"
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS)
 
 
 @contextmanager

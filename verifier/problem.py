@@ -158,9 +158,8 @@ def _distinct_rows(query: Query, used: np.ndarray, fixed: np.ndarray) -> tuple[n
     constant.
 
     A fixed input that a row names goes into the row's constant with the property's own value, rounded down (which can
-    only make a row harder
-    to refute). Every row is scaled by the power of two that brings its largest coefficient near 1, so that no
-    precision loses it.
+    only make a row harder to refute). Every row is scaled by the power of two that brings its largest coefficient near
+    1, so that no precision loses it.
     """
     n, p = query.n_inputs, query.n_outputs + len(used)
     place = np.full(n + query.n_outputs, -1)

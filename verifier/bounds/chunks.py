@@ -20,10 +20,12 @@ from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import Program
 
-CACHE_BYTES = (
-    4 << 20
-)  # one coefficient tensor of a chunk on a CPU; measured best between 2 and 8 MiB on cores with 1-2 MiB of L2
+# One coefficient tensor of a chunk on a CPU; measured best between 2 and 8 MiB on cores with 1-2 MiB of L2.
+CACHE_BYTES = 4 << 20
 ROW_BYTES = 64 << 20  # one coefficient tensor of a single domain on a CPU, where rows do not fit the cache anyway
+LEAST_ROW_BYTES = 1 << 20  # where cutting rows further would save nothing that matters
+
+MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it on a CPU
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for mallopt
 
@@ -54,8 +56,7 @@ def keep_freed_memory() -> None:
     """Asks glibc to keep freed blocks of up to 32 MiB instead of returning them to the system after every operation.
 
     Otherwise each temporary of a few MiB is mapped and faulted in anew, which costs a backward pass half of its time.
-    A hint to the
-    whole process, without effect on results or under other C libraries.
+    A hint to the whole process, without effect on results or under other C libraries.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -67,7 +68,7 @@ def keep_freed_memory() -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the GPU or on the CPU (where torch raises a plain RuntimeError)."""
-    return isinstance(error, (MemoryError, OUT_OF_MEMORY)) or "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, OUT_OF_MEMORY)) or any(word in str(error).lower() for word in MEMORY_WORDS)
 
 
 def bound_rows(
@@ -75,13 +76,13 @@ def bound_rows(
 ) -> RowBounds:
     """Bounds of rows coef[row] over boxes l, u (D, m) by a registered method, in chunks; coef (U, p), row (D, S).
 
-    See `RowBounds`. Raises the device's out-of-memory error only when a single domain does not fit.
+    See `RowBounds`. Raises the device's out-of-memory error only when a few rows of a single domain do not fit.
     """
     limit = limit or limits(l.device)
     run, entries = METHODS[method].run, METHODS[method].entries
 
-    def one(cut: slice) -> RowBounds:
-        return run(program, l[cut], u[cut], coef[row[cut]], limit.rows)
+    def one(cut: slice, row_bytes: int = limit.rows) -> RowBounds:
+        return run(program, l[cut], u[cut], coef[row[cut]], row_bytes)
 
     bytes_each = entries(program, row.shape[1]) * l.element_size()
     chunk = max(1, min(len(l), limit.chunk // max(1, bytes_each)))
@@ -97,18 +98,18 @@ def bound_rows(
 
 
 def _one_after_another(
-    one: Callable[[slice], RowBounds], count: int, chunk: int, limit: Limits, device: torch.device
+    one: Callable[[slice, int], RowBounds], count: int, chunk: int, limit: Limits, device: torch.device
 ) -> RowBounds:
-    """All chunks in turn; whenever memory runs out, they are halved from there on."""
-    parts, at = [], 0
+    """All chunks in turn; whenever memory runs out, chunks and row blocks are halved from there on."""
+    parts, at, row_bytes = [], 0, limit.rows
     while at < count:
         try:
-            parts.append(one(slice(at, at + chunk)))
+            parts.append(one(slice(at, at + chunk), row_bytes))
             at += chunk
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error) or chunk == 1:
+            if not out_of_memory(error) or (chunk == 1 and row_bytes <= LEAST_ROW_BYTES):
                 raise
-            chunk = chunk // 2
+            chunk, row_bytes = max(1, chunk // 2), row_bytes // 2
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     return _join(parts)

@@ -113,7 +113,7 @@ def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, 
         a = live.pop(k, None)
         if a is None:
             continue
-        if len(program.consumers[k]) > 1:  # several rows were added up here
+        if program.reads[k] > 1:  # several rows were added up here
             _charge(trace, rows, a, trace.size_of(k))
         step = program.steps[k]
         if isinstance(step.op, Affine):
@@ -162,14 +162,10 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
         rows.mass += -total if (k, sign) in trace.one_sided else dot(flat.abs_(), ones)
     out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
     out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
-    if not isinstance(_producer(trace.program, k), Affine):  # no affine step below will cover the product's rounding
-        _charge(trace, rows, out, trace.size_of(trace.program.steps[k].inputs[0]))
+    i = trace.program.steps[k].inputs[0]
+    if i not in trace.weights:  # the step that made this value will not cover the product's rounding
+        _charge(trace, rows, out, trace.size_of(i))
     return out
-
-
-def _producer(program: Program, k: int):
-    i = program.steps[k].inputs[0]
-    return program.steps[i].op if i else None
 
 
 def concretise(plane: Tensor, l: Tensor, u: Tensor) -> Tensor:
@@ -278,7 +274,8 @@ def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Ti
                 trace.offsets[k] = offset.reshape(-1).contiguous()
             if magnitude is not None:
                 trace.weights[k] = magnitude.amax(0).reshape(-1)
-            elif step.op.terms[1] > 1:  # a move whose adjoint adds up repeated entries
+            elif step.op.terms[1] > 1 or offset is not None:
+                # A move whose adjoint adds up repeated entries, or whose constants are summed into the bias.
                 trace.weights[k] = trace.size_of(k)
     return trace
 

@@ -108,6 +108,15 @@ class Program:
         return last
 
     @cached_property
+    def reads(self) -> list[int]:
+        """How often each value is read; a step that reads one twice counts twice."""
+        counts = [0] * len(self.steps)
+        for step in self.steps[1:]:
+            for i in step.inputs:
+                counts[i] += 1
+        return counts
+
+    @cached_property
     def consumers(self) -> list[list[int]]:
         """For every value the steps that read it."""
         readers: list[list[int]] = [[] for _ in self.steps]

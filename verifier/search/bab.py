@@ -38,10 +38,8 @@ from verifier.search.domains import Domains, Pool, outward, split
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
-GROWTH, LARGEST = (
-    1.5,
-    32.0,
-)  # every failed attack takes so many times more points (and its root more steps), up to so many times the first
+GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
+LARGEST = 32.0  # up to so many times the first
 GRADIENT_COST = 3.0  # a gradient step against running the network forward
 FEW_DIMENSIONS = 16  # forward planes carry one column per dimension
 ROUND_SECONDS = 1.0  # a round aims to take no longer, so that deadline, attack and progress get their turn
@@ -98,8 +96,7 @@ class Search:
         self.started = time.monotonic()
         self.attacks, self.point_seconds = 0, 0.0
 
-    # --- the loop ----------------------------------------------------------------------------------------------------
-    # --------------------
+    # --- the loop
 
     def run(self) -> Outcome:
         """Searches until an answer, the deadline, or the limit of rounds."""
@@ -172,9 +169,7 @@ class Search:
         if stuck:
             self.unsplittable += stuck
             keep = torch.ones(len(children), dtype=torch.bool, device=whole.device)
-            keep[torch.nonzero(whole).squeeze(1)] = (
-                False  # an unsplit parent stands at its own place among the children
-            )
+            keep[torch.nonzero(whole).squeeze(1)] = False  # an unsplit parent stands at its own place among them
             children = children.take(keep)
         return children
 
@@ -184,11 +179,8 @@ class Search:
         start = time.monotonic()
         kept, points, region = self._bound(children)
         spent = time.monotonic() - start
-        self.rate = (
-            len(children) / max(spent, 1e-6)
-            if not self.rate
-            else 0.5 * self.rate + 0.5 * len(children) / max(spent, 1e-6)
-        )
+        now = len(children) / max(spent, 1e-6)
+        self.rate = 0.5 * (self.rate + now) if self.rate else now
         self.seconds["bounds"] += spent
         self.stats["domains"] += len(children)
         self.stats["rounds"] += 1
@@ -213,18 +205,16 @@ class Search:
         """Where the backward method is slow, measures whether forward planes close domains faster, and keeps the
         better of the two.
 
-        Both get the same open domains, split down to boxes as small as either could do in the time that the backward
-        method takes for them whole.
-        What counts is the share of volume closed per second.
+        Both split the same open domain until it is closed or two seconds have gone. What counts is the share of its
+        volume closed per second.
         """
-        self.undecided = self.rate < SLOW / 4
+        self.undecided = False
         if self.rate >= SLOW:
             return
-        self.undecided = False
         sample = self.pool.worst(1)
         closed, seconds = {}, {}
         for method in ("crown", "forward"):
-            self.method, boxes, volume = method, sample, 1.0 / len(sample)
+            self.method, boxes, volume = method, sample, 1.0
             closed[method], start = 0.0, time.monotonic()
             for _ in range(12):
                 before = len(boxes)
@@ -246,8 +236,7 @@ class Search:
             )
         )
 
-    # --- bounding ----------------------------------------------------------------------------------------------------
-    # --------------------
+    # --- bounding
 
     def _bound(self, domains: Domains) -> tuple[Domains, Tensor, Tensor]:
         """The domains that stay open, with scores and preferred dimensions; and candidate points (N, m) with their
@@ -324,7 +313,6 @@ class Search:
         return targets.refuted(picked, bounds.lb + picked.const)
 
     # --- counterexamples
-    # -----------------------------------------------------------------------------------------------------------------
 
     def _attack(self, share: float) -> None:
         """One gradient attack, if attacks have had less than `share` of the time so far. Every failure makes the next
@@ -386,11 +374,8 @@ class Search:
         elif done:
             verdict, reason = (
                 Verdict.UNKNOWN,
-                (
-                    f"{self.unsplittable} boxes are as small as {self.parts.program.dtype} allows and neither refuted "
-                    f"nor violated; {count}; "
-                    "try --set precision=float64"
-                ),
+                f"{self.unsplittable} boxes are as small as {self.parts.program.dtype} allows and neither refuted "
+                f"nor violated; {count}; try --set precision=float64",
             )
         elif self.deadline.passed():
             verdict, reason = Verdict.TIMEOUT, f"{len(self.pool)} domains still open; {count}"

@@ -44,10 +44,8 @@ class Domains:
 
 
 class Pool:
-    """Open domains waiting to be split. Keeps what fits `limit` bytes; past half of it, the order turns from
-    worst-first to nearly-done-first,
-
-    which empties the pool instead of widening it.
+    """Open domains waiting to be split, worst first; past half of `limit` bytes nearly done first, which empties the
+    pool instead of widening it.
     """
 
     def __init__(self, limit: int):
@@ -90,8 +88,7 @@ def split(domains: Domains, levels: int) -> tuple[Domains, Tensor]:
     their parents exactly.
 
     A dimension whose middle is one of its ends is as fine as the working precision allows and is not halved. Returns
-    the children and, for
-    every parent, whether no dimension could be halved (such a parent yields one child, itself).
+    the children and, for every parent, whether no dimension could be halved (such a parent yields one child, itself).
     """
     children, whole = domains, torch.ones(len(domains), dtype=torch.bool, device=domains.region.device)
     origin = torch.arange(len(domains), device=domains.region.device)

@@ -117,8 +117,7 @@ def trusts_float32(program: Program) -> bool:
     """Whether the error terms cover what the device does in float32.
 
     Not for a model written in float64, whose weights were rounded; nor for convolutions on a GPU, where the library
-    may pick fast
-    algorithms (Winograd, FFT) whose errors are not those of a sum of products.
+    may pick fast algorithms (Winograd, FFT) whose errors are not those of a sum of products.
     """
     convolves = any(s.node.kind in ("Conv", "ConvTranspose") for s in program.steps[1:])
     return program.network.dtype == np.float32 and not (program.device.type == "cuda" and convolves)

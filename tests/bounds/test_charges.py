@@ -41,12 +41,13 @@ def test_lines_below_a_move_are_charged():
         Node("y", "Reshape", ("c",), (2,), F),
     ]
     p = program(nodes, {}, 2)
-    trace = trace_values(p, torch.full((1, 2), -1e3), torch.full((1, 2), 1e3), 1 << 30)
+    trace = trace_values(p, torch.full((1, 2), -1e3), torch.full((1, 2), 2e3), 1 << 30)
     (first, _), (second, _) = [(float(trace.lines[k].lo_a.flatten()[0]), k) for k in sorted(trace.lines)]
     between = float(trace.size_of(p.steps[max(trace.lines)].inputs[0])[0])
-    mass = charge(p, -1e3, 1e3) / (1.01 * gamma(p.longest_sum + p.roundings + 8, torch.float32))
-    # The second line's product on what stands between, the first one's on the input, and the input's own sum.
-    assert mass >= second * between + 2 * first * second * 1e3
+    mass = charge(p, -1e3, 2e3) / (1.01 * gamma(p.longest_sum + p.roundings + 8, torch.float32))
+    # The row itself, the second line's product on what stands between, the first one's on the input, the input's sum.
+    result = float(trace.size_of(p.output)[0])
+    assert mass >= result + second * between + 2 * first * second * 2e3
 
 
 def test_constants_that_a_move_puts_in_are_charged():

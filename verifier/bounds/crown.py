@@ -36,7 +36,7 @@ from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.interval import step_interval
 from verifier.bounds.program import BLOCK, Program
-from verifier.ops.base import Affine, Lines, Nonlinear, gamma, size
+from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Planes, gamma, size
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Trace:
 
     program: Program
     boxes: list[tuple[Tensor, Tensor]]
-    lines: dict[int, Lines] = field(default_factory=dict)
+    lines: dict[int, Lines | Planes] = field(default_factory=dict)
     weights: dict[int, Tensor] = field(default_factory=dict)
     offsets: dict[int, Tensor] = field(default_factory=dict)
     # (k, 1): the upper offsets of step k are all >= 0; (k, -1): its lower ones are all <= 0
@@ -119,6 +119,8 @@ def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, 
         if isinstance(step.op, Affine):
             _collect(trace, rows, k, a)
             parts = step.op.adjoint(a)
+        elif isinstance(step.op, Joint):
+            parts = _enclosed(trace, rows, k, a, count)
         else:
             parts = (_relaxed(trace, rows, k, a, count),)
         for i, part in zip(step.inputs, parts):
@@ -166,6 +168,21 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     if i not in trace.weights:  # the step that made this value will not cover the product's rounding
         _charge(trace, rows, out, trace.size_of(i))
     return out
+
+
+def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Puts planes in place of a joint step; a (N, *out) to (N, *in_i) for each of its inputs.
+
+    The planes' weights bound |coefficient| |x| entry by entry, so what the products round goes to the mass with them.
+    """
+    planes, n = trace.lines[k], a.shape[0]
+    wide = a.reshape(trace.domains, count, *a.shape[1:])
+    pos, neg = wide.clamp(min=0), wide.clamp(max=0)
+    for part, offset, weight in ((pos, planes.lo_b, planes.lo_w), (neg, planes.up_b, planes.up_w)):
+        flat = part.flatten(2)
+        rows.bias += block_sum(flat * offset.flatten(1).unsqueeze(1)).view(n)
+        rows.mass += block_sum(flat.abs() * weight.flatten(1).unsqueeze(1)).view(n)
+    return tuple(p.flatten(0, 1) for p in planes.pull(pos, neg))
 
 
 def concretise(plane: Tensor, l: Tensor, u: Tensor) -> Tensor:
@@ -237,7 +254,7 @@ def _count_underflow(trace: Trace, k: int) -> None:
     """
     program, info = trace.program, torch.finfo(trace.boxes[0][0].dtype)
     step = program.steps[k]
-    terms = step.op.terms[1] if isinstance(step.op, Affine) else 2
+    terms = step.op.terms[1] if isinstance(step.op, Affine) else step.op.terms if isinstance(step.op, Joint) else 2
     reach = sum((float(trace.size_of(i).sum()) for i in step.inputs), float(trace.size_of(k).sum()))
     trace.underflow = trace.underflow + 4 * info.tiny * ((terms + 2) * reach + 4 * size(program.shapes[k]))
 
@@ -254,18 +271,16 @@ def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Ti
     for k in range(1, len(program.steps)):
         step = program.steps[k]
         if isinstance(step.op, Nonlinear):
-            i = step.inputs[0]
-            if not program.exact[i] and i not in done:
-                readers = [program.steps[c].op for c in program.consumers[i]]
-                loose = [op.loose(*trace.boxes[i]) for op in readers if isinstance(op, Nonlinear)]
-                tighten(trace, i, torch.stack(loose).any(0) if len(loose) > 1 else loose[0], limit)
+            for i in set(step.inputs) - done:
                 done.add(i)
+                if not program.exact[i]:
+                    tighten(trace, i, loose_entries(trace, i), limit)
         low, high, magnitude = step_interval(step, [trace.boxes[i] for i in step.inputs])
         trace.boxes.append((low, high))
         _count_underflow(trace, k)
         if isinstance(step.op, Nonlinear):
-            lines = trace.lines[k] = step.op.relax(*trace.boxes[step.inputs[0]])
-            for offset, sign in ((lines.lo_b, -1), (lines.up_b, 1)):
+            lines = trace.lines[k] = relax(trace, k)
+            for offset, sign in ((lines.lo_b, -1), (lines.up_b, 1)) if isinstance(lines, Lines) else ():
                 if offset is not None and bool((offset * sign >= 0).all()):
                     trace.one_sided.add((k, sign))
         elif isinstance(step.op, Affine):
@@ -280,6 +295,34 @@ def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Ti
     return trace
 
 
+def relax(trace: Trace, k: int) -> Lines | Planes:
+    """The default lines or planes of nonlinear step k in the boxes of its inputs."""
+    step = trace.program.steps[k]
+    boxes = [trace.boxes[i] for i in step.inputs]
+    return step.op.relax(*boxes) if isinstance(step.op, Joint) else step.op.relax(*boxes[0])
+
+
+def loose_entries(trace: Trace, value: int) -> Tensor:
+    """Where a tighter box of a value could tighten the lines of a step that reads it: bool (D, *shape).
+
+    The boxes of a joint reader's other inputs may not be there yet: all entries count then.
+    """
+    found = torch.zeros_like(trace.boxes[value][0], dtype=torch.bool)
+    for c in trace.program.consumers[value]:
+        step = trace.program.steps[c]
+        if isinstance(step.op, Joint):
+            if max(step.inputs) < len(trace.boxes):
+                loose = step.op.loose(*(trace.boxes[i] for i in step.inputs))
+                for i, part in zip(step.inputs, loose):
+                    if i == value:
+                        found |= part
+            else:
+                found |= trace.boxes[value][1] > trace.boxes[value][0]
+        elif isinstance(step.op, Nonlinear):
+            found |= step.op.loose(*trace.boxes[value])
+    return found
+
+
 @METHODS.add("crown")
 class Crown:
     """Intermediate boxes of loose entries and rows over the output, all by backward passes."""
@@ -289,8 +332,9 @@ class Crown:
         """Entries of the largest coefficient tensor per domain, if every intermediate row is needed."""
         most = rows
         for step in program.steps[1:]:
-            if isinstance(step.op, Nonlinear) and not program.exact[step.inputs[0]]:
-                most = max(most, 2 * size(program.shapes[step.inputs[0]]))
+            for i in step.inputs if isinstance(step.op, Nonlinear) else ():
+                if not program.exact[i]:
+                    most = max(most, 2 * size(program.shapes[i]))
         return most * max(size(s) for s in program.shapes)
 
     @staticmethod
@@ -331,6 +375,9 @@ def steepness(trace: Trace, rows: Tensor) -> Tensor:
         step = program.steps[k]
         if isinstance(step.op, Affine):
             parts = step.op.adjoint(a)
+        elif isinstance(step.op, Joint):
+            wide = a.reshape(domains, count, *a.shape[1:])
+            parts = [p.flatten(0, 1) for p in step.op.steep(wide, *(trace.boxes[i] for i in step.inputs))]
         else:
             i = step.inputs[0]
             slope = step.op.typical_slope(*trace.boxes[i]).unsqueeze(1)

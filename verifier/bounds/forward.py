@@ -26,7 +26,7 @@ from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.crown import Trace, final_rows, trace_values
 from verifier.bounds.program import Program, Step
-from verifier.ops.base import Affine, Move, gamma, size
+from verifier.ops.base import Affine, Joint, Move, gamma, size
 
 Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e
 
@@ -50,11 +50,12 @@ class Walker:
         while self.at < value:
             self.at += 1
             step = self.program.steps[self.at]
-            self.planes[self.at] = (
-                _affine(step, self._inputs(step))
-                if isinstance(step.op, Affine)
-                else _relaxed(trace, self.at, self._inputs(step)[0])
-            )
+            if isinstance(step.op, Affine):
+                self.planes[self.at] = _affine(step, self._inputs(step))
+            elif isinstance(step.op, Joint):
+                self.planes[self.at] = self._flat(trace, self.at)
+            else:
+                self.planes[self.at] = _relaxed(trace, self.at, self._inputs(step)[0])
             for i in step.inputs:
                 if max(self.program.consumers[i]) <= self.at:
                     self.planes.pop(i, None)
@@ -65,6 +66,12 @@ class Walker:
         above = torch.where(torch.isfinite(above), torch.minimum(above, u), u)
         crossed = below > above  # both boxes hold every value of a non-empty set: only rounding can make them cross
         trace.boxes[value] = (torch.where(crossed, l, below), torch.where(crossed, u, above))
+
+    def _flat(self, trace: Trace, value: int) -> Planes:
+        """The box as planes without slope: what is carried through a joint step."""
+        l, u = trace.boxes[value]
+        rest = l.new_zeros((l.shape[0], self.program.n_in, *l.shape[1:]))
+        return tuple(torch.cat([t.unsqueeze(1), rest], 1) for t in (l, u)) + (torch.zeros_like(l),)
 
     def _inputs(self, step: Step) -> list[Planes]:
         return [self.planes[i] for i in step.inputs]

@@ -50,7 +50,11 @@ def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor 
     l, u = y - r - slack, y + r + slack
     wild = torch.isnan(l) | torch.isnan(u)  # infinite ends meet zeros or each other: nothing is known
     inf = float("inf")
-    return torch.where(wild, -inf, l), torch.where(wild, inf, u), torch.where(torch.isfinite(magnitude), magnitude, inf)
+    l, u = torch.where(wild, -inf, l), torch.where(wild, inf, u)
+    known = op.within(*boxes)
+    if known is not None:  # both hold y, so they meet; NaN ends lose against what is there
+        l, u = torch.fmax(l, known[0]), torch.fmin(u, known[1])
+    return l, u, torch.where(torch.isfinite(magnitude), magnitude, inf)
 
 
 def rows_from_box(rows: Tensor, l: Tensor, u: Tensor) -> Tensor:

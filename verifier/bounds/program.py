@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verifier.net.graph import Network, Node
 from verifier.ops import OPS
-from verifier.ops.base import Affine, Move, Nonlinear, Operator, Site, Unsuitable, size
+from verifier.ops.base import Affine, Joint, Move, Nonlinear, Operator, Site, Unsuitable, size
 from verifier.result import UnsupportedError
 
 BLOCK = (
@@ -131,6 +131,7 @@ class Program:
         in blocks of `BLOCK`.
         """
         adjoints = [s.op.terms[1] for s in self.steps[1:] if isinstance(s.op, Affine)]
+        adjoints += [s.op.terms for s in self.steps[1:] if isinstance(s.op, Joint)]
         return max([2 * BLOCK, BLOCK + max(size(s) for s in self.shapes) // BLOCK, *adjoints])
 
     @cached_property
@@ -162,6 +163,6 @@ class Program:
             else:
                 exact[k] = isinstance(step.op, Affine) and len(step.inputs) == 1 and sources[0]
                 # A function of one number keeps an entry's dependence on a single coordinate.
-                if isinstance(step.op, Nonlinear) and len(step.inputs) == 1:
+                if isinstance(step.op, Nonlinear) and not isinstance(step.op, Joint):
                     plain[k] = exact[k] = sources[0]
         return exact

@@ -5,7 +5,8 @@ An operator stands at a `Site` (its attributes, constant inputs and static shape
 * `Affine` y = sum_i M_i x_i + c over its variable inputs: forward, adjoint, |M|. Interval, CROWN, dual bounds follow.
 * `Move` an Affine whose M only picks, repeats or reorders entries: the ends of a box go through `forward`.
 * `Nonlinear` forward, interval, and lines that enclose it (`Lines`); see `verifier.ops.pointwise` for functions of one
-  number.
+  number. One that reads several variable inputs, or whose entries depend on several entries, is a `Joint`, enclosed by
+  `Planes`.
 * `Opaque` forward only. A network with one of these can be attacked and replayed, but not bounded.
 
 Axis convention: every tensor given to an operator has one leading batch axis N before the node's own shape; callers
@@ -109,6 +110,14 @@ class Affine(Operator):
     # Whether every entry of the result depends on one entry of the (single) variable input: then intervals stay exact.
     entrywise: bool = False
 
+    def within(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """A box (l, u) each (N, *out_shape) that is known to hold y for another reason than M, or None.
+
+        For an affine step that puts together what a rewrite took apart, such as max(a, b) = b + relu(a - b): its inputs
+        depend on each other in a way that M does not show.
+        """
+        return None
+
     def absolute(self, *rs: Tensor) -> Tensor:
         """sum_i |M_i| r_i for r_i >= 0 (N, *in_shape_i): radii of intervals, and magnitudes for rounding errors.
         Without c.
@@ -170,7 +179,10 @@ class Nonlinear(Operator):
     """An operator that bounds replace by lines. Elementwise ones derive from `verifier.ops.pointwise.Pointwise`."""
 
     def interval(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Range over a box of inputs, rounded outward: (l, u) each (N, *in_shape_i) to (l, u) each (N, *out_shape)."""
+        """Range over a box of inputs, rounded outward: (l, u) each (N, *in_shape_i) to (l, u) each (N, *out_shape).
+
+        An end that is not known is infinite, never NaN.
+        """
         raise NotImplementedError
 
     def loose(self, l: Tensor, u: Tensor) -> Tensor:
@@ -186,6 +198,55 @@ class Nonlinear(Operator):
     def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
         """How steep the function is on [l, u] on the whole: finite, like l. Guides branching, proves nothing."""
         raise NotImplementedError
+
+
+class Planes:
+    """Linear functions around a `Joint`: for all x_i in their boxes, entry by entry of the output,
+
+        sum_i L_i x_i + lo_b <= f(x) <= sum_i U_i x_i + up_b     (real arithmetic on these very floating-point numbers)
+
+    with matrices L_i, U_i that differ from domain to domain; subclasses say how to multiply by them. `lo_b`, `up_b`,
+    and the weights `lo_w` >= sum_i |L_i| |x_i| + |lo_b|, `up_w` likewise, |x_i| the largest in the box, are (D,
+    *out_shape). Where a box is infinite the rows of L and U are zero there and the offsets are the interval.
+    """
+
+    def __init__(self, lo_b: Tensor, up_b: Tensor, lo_w: Tensor, up_w: Tensor):
+        self.lo_b, self.up_b, self.lo_w, self.up_w = lo_b, up_b, lo_w, up_w
+
+    def pull(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, ...]:
+        """Rows over the output, pos >= 0 and neg <= 0 (D, S, *out_shape) each, to rows pos L_i + neg U_i over every
+        variable input (D, S, *in_shape_i); at most `Joint.terms` products are summed in one entry.
+        """
+        raise NotImplementedError
+
+    def values(self, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """The lower and the upper planes (D, P, *out_shape) at points x_i (D, P, *in_shape_i); not rounded outward."""
+        raise NotImplementedError
+
+
+class Joint(Nonlinear):
+    """A nonlinear operator of several variable inputs, or one whose entries depend on several entries of its input."""
+
+    # Most products summed in one entry of what `Planes.pull` returns.
+    terms: int = 2
+
+    def loose(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """For every variable input where tighter bounds could tighten the planes: bool, like its l."""
+        return tuple(u > l for l, u in boxes)
+
+    def relax(self, *boxes: tuple[Tensor, Tensor]) -> Planes:
+        """The default planes over boxes (l, u) each (D, *in_shape_i)."""
+        raise NotImplementedError
+
+    def steep(self, a: Tensor, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Rows a (D, S, *out_shape) through the derivative at the middle of the boxes: (D, S, *in_shape_i).
+
+        Guides branching, proves nothing.
+        """
+        middle = [torch.nan_to_num(l + (u - l) / 2).clamp(-1e30, 1e30) for l, u in boxes]
+        points = [m.repeat_interleave(a.shape[1], 0) for m in middle]
+        _, pullback = torch.func.vjp(self.forward, *points)
+        return tuple(torch.nan_to_num(p).reshape(*a.shape[:2], *p.shape[1:]) for p in pullback(a.flatten(0, 1)))
 
 
 def size(shape: Shape) -> int:

@@ -1,0 +1,65 @@
+"""Planes around functions of several operands that act entry by entry: products, maxima, choices.
+
+For out = f(x_1, …, x_n) with operands that broadcast as in numpy, one coefficient per operand and output entry:
+
+    sum_i lo_i x_i + lo_b <= f(x) <= sum_i up_i x_i + up_b.
+
+Pulling a row through multiplies it entry by entry and adds up, per operand, what broadcasting had repeated. Symbols: D
+domains; coefficients and offsets (D, *out_shape); boxes (D, *in_shape_i).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from verifier.ops.arithmetic import lift, unbroadcast
+from verifier.ops.base import Planes, Shape, size
+
+
+class EntryPlanes(Planes):
+    """Planes of an entrywise `Joint`. `boxes` are those that the planes were made for: they give the weights."""
+
+    def __init__(
+        self,
+        lower: Sequence[Tensor],
+        lo_b: Tensor,
+        upper: Sequence[Tensor],
+        up_b: Tensor,
+        boxes: Sequence[tuple[Tensor, Tensor]],
+    ):
+        self.lower, self.upper = tuple(lower), tuple(upper)
+        self.rank = lo_b.ndim - 1
+        self.in_shapes: tuple[Shape, ...] = tuple(l.shape[1:] for l, _ in boxes)
+        sizes = [lift(torch.maximum(l.abs(), u.abs()), self.rank) for l, u in boxes]
+        weights = []
+        for coefs, offset in ((lower, lo_b), (upper, up_b)):
+            total = offset.abs()
+            for c, s in zip(coefs, sizes):
+                total = total + torch.where(c == 0, 0.0, c.abs() * s)
+            weights.append(total)
+        super().__init__(lo_b, up_b, *weights)
+
+    def pull(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, ...]:
+        parts = []
+        for low, high, shape in zip(self.lower, self.upper, self.in_shapes):
+            part = pos * low.unsqueeze(1) + neg * high.unsqueeze(1)
+            parts.append(unbroadcast(part.flatten(0, 1), shape).reshape(*pos.shape[:2], *shape))
+        return tuple(parts)
+
+    def values(self, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        for coefs, offset in ((self.lower, self.lo_b), (self.upper, self.up_b)):
+            y = offset.unsqueeze(1)
+            for c, x in zip(coefs, xs):
+                wide = lift(x.flatten(0, 1), self.rank)
+                y = y + c.unsqueeze(1) * wide.reshape(*x.shape[:2], *wide.shape[1:])
+            found.append(y)
+        return found[0], found[1]
+
+
+def most_repeats(out: Shape, shapes: Sequence[Shape]) -> int:
+    """How often broadcasting repeats an entry of an operand at most; an entrywise joint sums twice as many terms."""
+    return max([1, *(size(out) // max(size(shape), 1) for shape in shapes)])

@@ -23,8 +23,9 @@ import torch  # noqa: E402
 
 from verifier.bounds import METHODS  # noqa: E402
 from verifier.bounds.chunks import bound_rows, keep_freed_memory  # noqa: E402
-from verifier.bounds.crown import by_crown, trace_values  # noqa: E402
+from verifier.bounds.crown import by_crown  # noqa: E402
 from verifier.bounds.program import Program  # noqa: E402
+from verifier.bounds.trace import trace_values  # noqa: E402
 from verifier.net.graph import Network, Node, Tensor  # noqa: E402
 
 SIZES = (5, 50, 50, 50, 50, 50, 50, 5)

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from verifier.bounds import METHODS
-from verifier.bounds.crown import final_rows, trace_values
+from verifier.bounds.backward import final_rows
+from verifier.bounds.crown import by_crown
 from verifier.bounds.program import Program
+from verifier.bounds.trace import trace_values
 from verifier.net.graph import Network, Node, Tensor
 from verifier.ops.base import gamma
 
@@ -26,7 +28,7 @@ def charge(p: Program, l: float, u: float) -> float:
     box = torch.full((1, p.n_in), l), torch.full((1, p.n_in), u)
     rows = torch.zeros((1, 1, p.steps[p.output].node.shape[0]))
     rows[0, 0, 0] = 1.0
-    return float(final_rows(trace_values(p, *box, 1 << 30), rows, 1 << 30).charge)
+    return float(final_rows(trace_values(p, *box, 1 << 30, by_crown), rows, 1 << 30).charge)
 
 
 UNIT = float(torch.finfo(torch.float32).eps) / 2
@@ -41,7 +43,7 @@ def test_lines_below_a_move_are_charged():
         Node("y", "Reshape", ("c",), (2,), F),
     ]
     p = program(nodes, {}, 2)
-    trace = trace_values(p, torch.full((1, 2), -1e3), torch.full((1, 2), 2e3), 1 << 30)
+    trace = trace_values(p, torch.full((1, 2), -1e3), torch.full((1, 2), 2e3), 1 << 30, by_crown)
     (first, _), (second, _) = [(float(trace.lines[k].lo_a.flatten()[0]), k) for k in sorted(trace.lines)]
     between = float(trace.size_of(p.steps[max(trace.lines)].inputs[0])[0])
     mass = charge(p, -1e3, 2e3) / (1.01 * gamma(p.longest_sum + p.roundings + 8, torch.float32))
@@ -59,7 +61,7 @@ def test_constants_that_a_move_puts_in_are_charged():
         Node("y", "Linear", ("h", "W", ""), (1,), F),
     ]
     p = program(nodes, {"base": base, "W": np.ones((1000, 1), np.float32)}, 1)
-    trace = trace_values(p, torch.zeros(1, 1), torch.ones(1, 1), 1 << 30)
+    trace = trace_values(p, torch.zeros(1, 1), torch.ones(1, 1), 1 << 30, by_crown)
     embed = next(k for k in range(1, len(p.steps)) if p.steps[k].node.kind == "Embed")
     assert float(trace.weights[embed].sum()) >= 999 * 1e4
     assert charge(p, 0.0, 1.0) >= 2 * 999 * 1e4 * UNIT  # twice: in the product and in the sum of constants

@@ -135,7 +135,7 @@ def sabotaged(how: str, monkeypatch):
 
         monkeypatch.setattr(Relu, "relax", moved)
     elif how == "part lost":
-        seed_rows = crown_module._seed
+        seed_rows = crown_module.seed
 
         def lost(trace, value, index):
             rows, start = seed_rows(trace, value, index)
@@ -143,7 +143,7 @@ def sabotaged(how: str, monkeypatch):
             rows.live[first] = torch.where(torch.arange(len(rows.bias))[:, None] % 2 == 0, rows.live[first], 0.0)
             return rows, start
 
-        monkeypatch.setattr(crown_module, "_seed", lost)
+        monkeypatch.setattr(crown_module, "seed", lost)
     return run
 
 

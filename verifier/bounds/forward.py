@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
+from verifier.bounds.backward import final_rows
 from verifier.bounds.base import RowBounds
-from verifier.bounds.crown import Trace, final_rows, trace_values
 from verifier.bounds.program import Program, Step
+from verifier.bounds.trace import Trace, trace_values
 from verifier.ops.base import Affine, Joint, Move, gamma, size
 
 Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e

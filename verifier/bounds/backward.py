@@ -1,0 +1,218 @@
+"""CROWN: linear bounds pushed backward from rows over the output to the input, batched over domains and rows, on any
+DAG.
+
+Zhang et al., "Efficient Neural Network Robustness Certification with General Activation Functions" (arXiv 1811.00866);
+Xu et al., "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond" (arXiv 2002.12920) for
+general graphs.
+
+A row a over some value v is rewritten step by step into a row over the input: through an affine step by its adjoint (a
+<- a M, bias += a b), through a nonlinear one by putting the lower line where a >= 0 and the upper line where a < 0.
+Each replacement can only lower the row's value, so the final a x + bias, minimised over the box, is a lower bound. An
+upper bound is minus the lower bound of -a.
+
+Rounding. Every computed coefficient is taken as exact from there on; what was lost is charged to the row. The adjoint
+of a step whose sums have m terms is off by at most gamma_m |a| |M|, which acts on values of size |x|, so it costs
+gamma_m |a| (|M||x|), and the step's magnitude (`verifier.bounds.interval`) bounds |M||x| + |b|. Summed over the pass,
+`mass` = sum of |a| . magnitude, plus the absolute line offsets and |a| . |x| at the input; the charge is gamma of (the
+longest sum + two roundings per step) times mass. Long sums are cut into blocks of 64 that are added in float64, so
+they count 64 terms. All of this is subtracted from the bounds: rows come out sound in real arithmetic.
+
+Symbols: D domains, S rows, N = D S, m input dimensions; a: (N, *shape) of the value it stands on; bias, mass: (N,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.base import RowBounds
+from verifier.bounds.program import BLOCK
+from verifier.bounds.trace import Trace
+from verifier.ops.base import Affine, Joint, gamma, size
+
+
+@dataclass
+class Rows:
+    """A pass under way: coefficients by value, and what has been collected so far."""
+
+    live: dict[int, Tensor]
+    bias: Tensor
+    mass: Tensor
+
+
+def dot(a: Tensor, w: Tensor) -> Tensor:
+    """Sums over the last axis of a (…, n) times w (n,), at most BLOCK + log2 terms deep in the working precision."""
+    n = a.shape[-1]
+    if n <= 2 * BLOCK:
+        return torch.mv(a.reshape(-1, n), w).reshape(a.shape[:-1])
+    return block_sum(a * w)
+
+
+def block_sum(a: Tensor) -> Tensor:
+    """Sum over the last axis; blocks of BLOCK in the working precision, their sums in float64."""
+    n = a.shape[-1]
+    whole = n - n % BLOCK
+    blocks = a[..., :whole].unflatten(-1, (whole // BLOCK, BLOCK)).sum(-1) if whole else a[..., :0]
+    total = blocks.sum(-1, dtype=torch.float64)
+    if whole < n:
+        total = total + a[..., whole:].sum(-1)
+    return total.to(a.dtype)
+
+
+def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pushes rows that stand on values up to `value` down to the input; `count` = S. Returns plane (D, S, m), bias and
+    charge (D, S).
+    """
+    program, live = trace.program, rows.live
+    for k in range(value, 0, -1):
+        a = live.pop(k, None)
+        if a is None:
+            continue
+        if program.reads[k] > 1:  # several rows were added up here
+            _charge(trace, rows, a, trace.size_of(k))
+        step = program.steps[k]
+        if isinstance(step.op, Affine):
+            _collect(trace, rows, k, a)
+            parts = step.op.adjoint(a)
+        elif isinstance(step.op, Joint):
+            parts = _enclosed(trace, rows, k, a, count)
+        else:
+            parts = (_relaxed(trace, rows, k, a, count),)
+        for i, part in zip(step.inputs, parts):
+            live[i] = live[i] + part if i in live else part
+    domains = trace.domains
+    a = live.pop(0, None)
+    if a is None:
+        a = rows.bias.new_zeros((domains * count, program.n_in))
+    _charge(trace, rows, a, trace.size_of(0))
+    charge = rows.mass * (1.01 * gamma(program.longest_sum + program.roundings + 8, a.dtype)) + trace.underflow
+    return a.reshape(domains, count, -1), rows.bias.reshape(domains, count), charge.reshape(domains, count)
+
+
+def _charge(trace: Trace, rows: Rows, a: Tensor, weight: Tensor) -> None:
+    """Adds |a| . weight to the mass."""
+    rows.mass += dot(torch.abs(a, out=trace.scratch(a)).view(len(a), -1), weight)
+
+
+def _collect(trace: Trace, rows: Rows, k: int, a: Tensor) -> None:
+    """Bias and rounding of an affine step."""
+    if k in trace.offsets:
+        rows.bias += dot(a.reshape(len(a), -1), trace.offsets[k])
+    if k in trace.weights:
+        _charge(trace, rows, a, trace.weights[k])
+
+
+def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
+    """Puts lines in place of a nonlinear step; a (N, *out) to (N, *in)."""
+    lines, n = trace.lines[k], a.shape[0]
+    wide = a.reshape(trace.domains, count, -1)
+    pos = wide.clamp(min=0)
+    neg = torch.sub(wide, pos, out=trace.scratch(wide, 1))
+    for part, offset, sign in ((pos, lines.lo_b, -1), (neg, lines.up_b, 1)):
+        if offset is None:
+            continue
+        flat = torch.mul(part, offset.reshape(trace.domains, 1, -1), out=trace.scratch(part)).view(n, -1)
+        ones = flat.new_ones(flat.shape[-1])
+        total = dot(flat, ones)
+        rows.bias += total
+        # Where all offsets have the sign that makes every product <= 0, the sum of absolute values is at hand.
+        rows.mass += -total if (k, sign) in trace.one_sided else dot(flat.abs_(), ones)
+    out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
+    out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
+    i = trace.program.steps[k].inputs[0]
+    if i not in trace.weights:  # the step that made this value will not cover the product's rounding
+        _charge(trace, rows, out, trace.size_of(i))
+    return out
+
+
+def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Puts planes in place of a joint step; a (N, *out) to (N, *in_i) for each of its inputs.
+
+    The planes' weights bound |coefficient| |x| entry by entry, so what the products round goes to the mass with them.
+    """
+    planes, n = trace.lines[k], a.shape[0]
+    wide = a.reshape(trace.domains, count, *a.shape[1:])
+    pos, neg = wide.clamp(min=0), wide.clamp(max=0)
+    for part, offset, weight in ((pos, planes.lo_b, planes.lo_w), (neg, planes.up_b, planes.up_w)):
+        flat = part.flatten(2)
+        rows.bias += block_sum(flat * offset.flatten(1).unsqueeze(1)).view(n)
+        rows.mass += block_sum(flat.abs() * weight.flatten(1).unsqueeze(1)).view(n)
+    return tuple(p.flatten(0, 1) for p in planes.pull(pos, neg))
+
+
+def concretise(plane: Tensor, l: Tensor, u: Tensor) -> Tensor:
+    """Minimum of plane (D, S, m) @ x over boxes l, u (D, m): (D, S)."""
+    terms = plane.clamp(min=0).mul_(l.unsqueeze(1)).add_(plane.clamp(max=0).mul_(u.unsqueeze(1)))
+    return terms.sum(-1) if terms.shape[-1] <= 2 * BLOCK else block_sum(terms)
+
+
+def seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
+    """Rows ±(entry index of value) for (D, K) flat indices, and the value that they start at.
+
+    For every domain K plain rows come first, then the same K negated.
+    """
+    domains, k = index.shape
+    op = trace.program.steps[value].op if value else None
+    flat = torch.cat([index, index], 1).reshape(-1)
+    sign = torch.ones((domains, 2 * k), dtype=trace.boxes[0][0].dtype, device=index.device)
+    sign[:, k:] = -1
+    sign = sign.reshape(-1)
+    if not isinstance(op, Affine):
+        unit = torch.zeros((len(flat), size(trace.program.shapes[value])), dtype=sign.dtype, device=index.device)
+        unit.scatter_(1, flat[:, None], sign[:, None])
+        zero = torch.zeros_like(sign)
+        return Rows({value: unit.reshape(-1, *trace.program.shapes[value])}, zero, zero.clone()), value
+    parts: dict[int, Tensor] = {}
+    for i, part in zip(trace.program.steps[value].inputs, op.rows(flat, sign)):
+        parts[i] = parts[i] + part if i in parts else part  # a step may read the same value twice
+    bias = trace.offsets[value][flat] * sign if value in trace.offsets else torch.zeros_like(sign)
+    mass = trace.weights[value][flat] if value in trace.weights else torch.zeros_like(sign)
+    return Rows(parts, bias, mass), value - 1
+
+
+def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
+    """Backward bounds of rows (D, S, p) over the output, given a trace."""
+    widest = max(size(s) for s in trace.program.shapes)
+    block = max(1, int(limit // max(1, trace.domains * widest * rows.element_size())))
+    l, u = trace.boxes[0]
+    parts = []
+    for part in rows.split(block, dim=1):
+        count = part.shape[1]
+        flat = part.reshape(-1, part.shape[-1])
+        zero = flat.new_zeros(len(flat))
+        # The rows themselves were rounded once to the working precision: one more unit on every entry of y.
+        start = Rows({trace.program.output: flat}, zero.clone(), zero.clone())
+        _charge(trace, start, flat, trace.size_of(trace.program.output))
+        plane, bias, charge = backward(trace, trace.program.output, start, count)
+        bias = bias - charge
+        low = concretise(plane, l, u) + bias
+        parts.append(
+            RowBounds(torch.where(torch.isfinite(low), low, -float("inf")), plane, bias, steepness(trace, part), charge)
+        )
+    return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t, 1) for t in zip(*parts)))
+
+
+def steepness(trace: Trace, rows: Tensor) -> Tensor:
+    """Rows (D, S, p) pushed down with every nonlinear step at its typical slope: (D, S, m). Not a bound."""
+    program, (domains, count) = trace.program, rows.shape[:2]
+    live = {program.output: rows.reshape(domains * count, -1)}
+    for k in range(program.output, 0, -1):
+        a = live.pop(k, None)
+        if a is None:
+            continue
+        step = program.steps[k]
+        if isinstance(step.op, Affine):
+            parts = step.op.adjoint(a)
+        elif isinstance(step.op, Joint):
+            wide = a.reshape(domains, count, *a.shape[1:])
+            parts = [p.flatten(0, 1) for p in step.op.steep(wide, *(trace.boxes[i] for i in step.inputs))]
+        else:
+            i = step.inputs[0]
+            slope = step.op.typical_slope(*trace.boxes[i]).unsqueeze(1)
+            parts = ((a.reshape(domains, count, *a.shape[1:]) * slope).flatten(0, 1).reshape(-1, *program.shapes[i]),)
+        for i, part in zip(step.inputs, parts):
+            live[i] = live[i] + part if i in live else part
+    a = live.pop(0, None)
+    return rows.new_zeros((domains, count, program.n_in)) if a is None else a.reshape(domains, count, -1)

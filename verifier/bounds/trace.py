@@ -1,0 +1,134 @@
+"""What one bounding call knows of every value: boxes, lines of nonlinear steps, weights of rounding errors.
+
+Values are walked in order; each gets its interval from its inputs' boxes, and where a nonlinear step reads it, a
+`tighten` intersects that with better bounds (backward passes in `verifier.bounds.crown`, planes in
+`verifier.bounds.forward`) before the step's lines are drawn.
+
+Symbols: D domains; boxes (D, *shape) of a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.interval import step_interval
+from verifier.bounds.program import Program
+from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Planes, size
+
+
+@dataclass
+class Trace:
+    """What one call knows of the values so far: boxes (D, *shape), lines of nonlinear steps, weights of rounding
+    errors (flat, worst over D).
+    """
+
+    program: Program
+    boxes: list[tuple[Tensor, Tensor]]
+    lines: dict[int, Lines | Planes] = field(default_factory=dict)
+    weights: dict[int, Tensor] = field(default_factory=dict)
+    offsets: dict[int, Tensor] = field(default_factory=dict)
+    # (k, 1): the upper offsets of step k are all >= 0; (k, -1): its lower ones are all <= 0
+    one_sided: set[tuple[int, int]] = field(default_factory=set)
+    buffers: dict[int, Tensor] = field(default_factory=dict)
+    sizes: dict[int, Tensor] = field(default_factory=dict)
+    # What products too small for the working precision may have lost, over all steps so far.
+    underflow: float = 0.0
+
+    @property
+    def domains(self) -> int:
+        return self.boxes[0][0].shape[0]
+
+    def scratch(self, like: Tensor, slot: int = 0) -> Tensor:
+        """A tensor of this shape whose contents last until the slot's next use: temporaries stay in the cache then."""
+        n, held = like.numel(), self.buffers.get(slot)
+        if held is None or held.numel() < n:
+            held = self.buffers[slot] = like.new_empty(n)
+        return held[:n].view(like.shape)
+
+    def size_of(self, value: int) -> Tensor:
+        """Largest absolute entry of a value over all domains, flat; as first asked for, since boxes only shrink."""
+        if value not in self.sizes:
+            l, u = self.boxes[value]
+            self.sizes[value] = torch.maximum(u.amax(0), -l.amin(0)).reshape(-1)
+        return self.sizes[value]
+
+
+def _count_underflow(trace: Trace, k: int) -> None:
+    """Adds what step k may lose to underflow: every product is off by at most the smallest normal number.
+
+    A coefficient sums at most `terms` products and acts on its input, |x| <= size; offsets and charges sum one product
+    per entry.
+    """
+    program, info = trace.program, torch.finfo(trace.boxes[0][0].dtype)
+    step = program.steps[k]
+    terms = step.op.terms[1] if isinstance(step.op, Affine) else step.op.terms if isinstance(step.op, Joint) else 2
+    reach = sum((float(trace.size_of(i).sum()) for i in step.inputs), float(trace.size_of(k).sum()))
+    trace.underflow = trace.underflow + 4 * info.tiny * ((terms + 2) * reach + 4 * size(program.shapes[k]))
+
+
+Tighten = Callable[["Trace", int, Tensor, int], None]
+
+
+def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Tighten) -> Trace:
+    """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a
+    nonlinear step will read.
+    """
+    trace = Trace(program, [(l, u)])
+    done: set[int] = set()  # a value's box is final once a nonlinear step has read it
+    for k in range(1, len(program.steps)):
+        step = program.steps[k]
+        if isinstance(step.op, Nonlinear):
+            for i in set(step.inputs) - done:
+                done.add(i)
+                if not program.exact[i]:
+                    tighten(trace, i, loose_entries(trace, i), limit)
+        low, high, magnitude = step_interval(step, [trace.boxes[i] for i in step.inputs])
+        trace.boxes.append((low, high))
+        _count_underflow(trace, k)
+        if isinstance(step.op, Nonlinear):
+            lines = trace.lines[k] = relax(trace, k)
+            for offset, sign in ((lines.lo_b, -1), (lines.up_b, 1)) if isinstance(lines, Lines) else ():
+                if offset is not None and bool((offset * sign >= 0).all()):
+                    trace.one_sided.add((k, sign))
+        elif isinstance(step.op, Affine):
+            offset = step.op.offset()
+            if offset is not None:
+                trace.offsets[k] = offset.reshape(-1).contiguous()
+            if magnitude is not None:
+                trace.weights[k] = magnitude.amax(0).reshape(-1)
+            elif step.op.terms[1] > 1 or offset is not None:
+                # A move whose adjoint adds up repeated entries, or whose constants are summed into the bias.
+                trace.weights[k] = trace.size_of(k)
+    return trace
+
+
+def relax(trace: Trace, k: int) -> Lines | Planes:
+    """The default lines or planes of nonlinear step k in the boxes of its inputs."""
+    step = trace.program.steps[k]
+    boxes = [trace.boxes[i] for i in step.inputs]
+    return step.op.relax(*boxes) if isinstance(step.op, Joint) else step.op.relax(*boxes[0])
+
+
+def loose_entries(trace: Trace, value: int) -> Tensor:
+    """Where a tighter box of a value could tighten the lines of a step that reads it: bool (D, *shape).
+
+    The boxes of a joint reader's other inputs may not be there yet: all entries count then.
+    """
+    found = torch.zeros_like(trace.boxes[value][0], dtype=torch.bool)
+    for c in trace.program.consumers[value]:
+        step = trace.program.steps[c]
+        if isinstance(step.op, Joint):
+            if max(step.inputs) < len(trace.boxes):
+                loose = step.op.loose(*(trace.boxes[i] for i in step.inputs))
+                for i, part in zip(step.inputs, loose):
+                    if i == value:
+                        found |= part
+            else:
+                found |= trace.boxes[value][1] > trace.boxes[value][0]
+        elif isinstance(step.op, Nonlinear):
+            found |= step.op.loose(*trace.boxes[value])
+    return found

@@ -12,12 +12,14 @@ upper bound is minus the lower bound of -a.
 
 Rounding. Every computed coefficient is taken as exact from there on; what was lost is charged to the row. The adjoint
 of a step whose sums have m terms is off by at most gamma_m |a| |M|, which acts on values of size |x|, so it costs
-gamma_m |a| (|M||x|), and the step's magnitude (`verifier.bounds.interval`) bounds |M||x| + |b|. Summed over the pass,
-`mass` = sum of |a| . magnitude, plus the absolute line offsets and |a| . |x| at the input; the charge is gamma of (the
-longest sum + two roundings per step) times mass. Long sums are cut into blocks of 64 that are added in float64, so
-they count 64 terms. All of this is subtracted from the bounds: rows come out sound in real arithmetic.
+gamma_m |a| (|M||x|), and the step's magnitude (`verifier.bounds.interval`) bounds |M||x| + |b|; the product with a
+line's slope and the addition of rows over one value count as more terms of that sum (`Program.product_error`). Where
+no such step made the value, or several rows meet, the product with the slope is charged by itself. What goes to the
+bias, |a||b|, the lines' offsets and at last |a||x|, is charged with the gamma of those sums (`Program.sum_error`): long
+ones are cut into blocks of 64 that are added in float64, so they count 64 terms. All of this is subtracted from the
+bounds: rows come out sound in real arithmetic.
 
-Symbols: D domains, S rows, N = D S, m input dimensions; a: (N, *shape) of the value it stands on; bias, mass: (N,).
+Symbols: D domains, S rows, N = D S, m input dimensions; a: (N, *shape) of the value it stands on; bias, charge: (N,).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from torch import Tensor
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import BLOCK
 from verifier.bounds.trace import Trace
-from verifier.ops.base import Affine, Joint, gamma, size
+from verifier.ops.base import Affine, Joint, size
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Rows:
 
     live: dict[int, Tensor]
     bias: Tensor
-    mass: Tensor
+    charge: Tensor
 
 
 def dot(a: Tensor, w: Tensor) -> Tensor:
@@ -65,35 +67,42 @@ def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, 
     """Pushes rows that stand on values up to `value` down to the input; `count` = S. Returns plane (D, S, m), bias and
     charge (D, S).
     """
-    program, live = trace.program, rows.live
     for k in range(value, 0, -1):
-        a = live.pop(k, None)
-        if a is None:
-            continue
-        if program.reads[k] > 1:  # several rows were added up here
-            _charge(trace, rows, a, trace.size_of(k))
-        step = program.steps[k]
-        if isinstance(step.op, Affine):
-            _collect(trace, rows, k, a)
-            parts = step.op.adjoint(a)
-        elif isinstance(step.op, Joint):
-            parts = _enclosed(trace, rows, k, a, count)
-        else:
-            parts = (_relaxed(trace, rows, k, a, count),)
-        for i, part in zip(step.inputs, parts):
-            live[i] = live[i] + part if i in live else part
-    domains = trace.domains
-    a = live.pop(0, None)
+        if k in rows.live:
+            step_back(trace, k, rows, count)
+    return finish(trace, rows, count)
+
+
+def step_back(trace: Trace, k: int, rows: Rows, count: int) -> None:
+    """Pushes the row over value k through step k."""
+    a, step = rows.live.pop(k), trace.program.steps[k]
+    if isinstance(step.op, Affine):
+        _collect(trace, rows, k, a)
+        parts = step.op.adjoint(a)
+    elif isinstance(step.op, Joint):
+        parts = _enclosed(trace, rows, k, a, count)
+    else:
+        parts = (_relaxed(trace, rows, k, a, count),)
+    for i, part in zip(step.inputs, parts):
+        if trace.program.reads[i] > 1 and isinstance(step.op, Affine) and k not in trace.rounding:
+            _charge(trace, rows, part, trace.product_weight(i))  # its addition to the others rounds
+        rows.live[i] = rows.live[i] + part if i in rows.live else part
+
+
+def finish(trace: Trace, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Plane (D, S, m), bias and charge (D, S) of rows that have reached the input."""
+    domains, program = trace.domains, trace.program
+    a = rows.live.pop(0, None)
     if a is None:
         a = rows.bias.new_zeros((domains * count, program.n_in))
-    _charge(trace, rows, a, trace.size_of(0))
-    charge = rows.mass * (1.01 * gamma(program.longest_sum + program.roundings + 8, a.dtype)) + trace.underflow
+    _charge(trace, rows, a, trace.size_of(0) * program.sum_error)
+    charge = rows.charge * 1.01 + trace.underflow
     return a.reshape(domains, count, -1), rows.bias.reshape(domains, count), charge.reshape(domains, count)
 
 
 def _charge(trace: Trace, rows: Rows, a: Tensor, weight: Tensor) -> None:
-    """Adds |a| . weight to the mass."""
-    rows.mass += dot(torch.abs(a, out=trace.scratch(a)).view(len(a), -1), weight)
+    """Adds |a| . weight to the charge."""
+    rows.charge += dot(torch.abs(a, out=trace.scratch(a)).view(len(a), -1), weight)
 
 
 def _collect(trace: Trace, rows: Rows, k: int, a: Tensor) -> None:
@@ -118,27 +127,29 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
         total = dot(flat, ones)
         rows.bias += total
         # Where all offsets have the sign that makes every product <= 0, the sum of absolute values is at hand.
-        rows.mass += -total if (k, sign) in trace.one_sided else dot(flat.abs_(), ones)
+        absolute = -total if (k, sign) in trace.one_sided else dot(flat.abs_(), ones)
+        rows.charge.add_(absolute, alpha=trace.program.sum_error)
     out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
     out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
     i = trace.program.steps[k].inputs[0]
-    if i not in trace.weights:  # the step that made this value will not cover the product's rounding
-        _charge(trace, rows, out, trace.size_of(i))
+    if not trace.covers(i):  # the step that made this value will not cover the product's rounding
+        _charge(trace, rows, out, trace.product_weight(i))
     return out
 
 
 def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> tuple[Tensor, ...]:
     """Puts planes in place of a joint step; a (N, *out) to (N, *in_i) for each of its inputs.
 
-    The planes' weights bound |coefficient| |x| entry by entry, so what the products round goes to the mass with them.
+    The planes' weights bound |coefficient| |x| entry by entry, so what the products round is charged with them.
     """
-    planes, n = trace.lines[k], a.shape[0]
+    planes, n, program = trace.lines[k], a.shape[0], trace.program
+    error = max(program.product_error(program.steps[k].op.terms), program.sum_error)
     wide = a.reshape(trace.domains, count, *a.shape[1:])
     pos, neg = wide.clamp(min=0), wide.clamp(max=0)
     for part, offset, weight in ((pos, planes.lo_b, planes.lo_w), (neg, planes.up_b, planes.up_w)):
         flat = part.flatten(2)
         rows.bias += block_sum(flat * offset.flatten(1).unsqueeze(1)).view(n)
-        rows.mass += block_sum(flat.abs() * weight.flatten(1).unsqueeze(1)).view(n)
+        rows.charge.add_(block_sum(flat.abs() * weight.flatten(1).unsqueeze(1)).view(n), alpha=error)
     return tuple(p.flatten(0, 1) for p in planes.pull(pos, neg))
 
 
@@ -168,8 +179,8 @@ def seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
     for i, part in zip(trace.program.steps[value].inputs, op.rows(flat, sign)):
         parts[i] = parts[i] + part if i in parts else part  # a step may read the same value twice
     bias = trace.offsets[value][flat] * sign if value in trace.offsets else torch.zeros_like(sign)
-    mass = trace.weights[value][flat] if value in trace.weights else torch.zeros_like(sign)
-    return Rows(parts, bias, mass), value - 1
+    charge = trace.weights[value][flat] if value in trace.weights else torch.zeros_like(sign)
+    return Rows(parts, bias, charge), value - 1
 
 
 def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
@@ -184,7 +195,7 @@ def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
         zero = flat.new_zeros(len(flat))
         # The rows themselves were rounded once to the working precision: one more unit on every entry of y.
         start = Rows({trace.program.output: flat}, zero.clone(), zero.clone())
-        _charge(trace, start, flat, trace.size_of(trace.program.output))
+        _charge(trace, start, flat, trace.product_weight(trace.program.output))
         plane, bias, charge = backward(trace, trace.program.output, start, count)
         bias = bias - charge
         low = concretise(plane, l, u) + bias

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verifier.net.graph import Network, Node
 from verifier.ops import OPS
-from verifier.ops.base import Affine, Joint, Move, Nonlinear, Operator, Site, Unsuitable, size
+from verifier.ops.base import Affine, Joint, Move, Nonlinear, Operator, Site, Unsuitable, gamma, size
 from verifier.result import UnsupportedError
 
 BLOCK = (
@@ -126,18 +126,23 @@ class Program:
         return readers
 
     @cached_property
-    def longest_sum(self) -> int:
-        """Most terms that a backward pass adds up in a row: an adjoint's, or those of a sum over a whole value, formed
-        in blocks of `BLOCK`.
+    def most_reads(self) -> int:
+        """How many rows a backward pass adds up at one value at most."""
+        return max(self.reads)
+
+    def product_error(self, terms: int) -> float:
+        """What an entry of a row may be off by after one step whose entries sum `terms` products, relative to the sum
+        of their absolute values: the sum itself, a product with a line's slope and a rounded constant, and the
+        addition to other rows over the same value. Rounded up by enough for the charge's own arithmetic.
         """
-        adjoints = [s.op.terms[1] for s in self.steps[1:] if isinstance(s.op, Affine)]
-        adjoints += [s.op.terms for s in self.steps[1:] if isinstance(s.op, Joint)]
-        return max([2 * BLOCK, BLOCK + max(size(s) for s in self.shapes) // BLOCK, *adjoints])
+        return 1.01 * gamma(terms + 4 + self.most_reads, self.dtype)
 
     @cached_property
-    def roundings(self) -> int:
-        """Single roundings that a coefficient or a running sum meets on its way through all steps."""
-        return sum(4 + 2 * len(s.inputs) for s in self.steps[1:])
+    def sum_error(self) -> float:
+        """The same for a bias: sums over whole values, formed in blocks of `BLOCK`, added up step by step."""
+        longest = max(2 * BLOCK, BLOCK + max(size(s) for s in self.shapes) // BLOCK)
+        steps = sum(2 + len(s.inputs) for s in self.steps[1:])
+        return 1.01 * gamma(longest + 2 * steps + 8, self.dtype)
 
     def without_bounds(self) -> list[Step]:
         """The steps whose operator can only be run forward."""

@@ -22,8 +22,8 @@ from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Planes, size
 
 @dataclass
 class Trace:
-    """What one call knows of the values so far: boxes (D, *shape), lines of nonlinear steps, weights of rounding
-    errors (flat, worst over D).
+    """What one call knows of the values so far: boxes (D, *shape), lines of nonlinear steps, and what a backward pass
+    is charged for rounding: |a| . weights[k] where a row a leaves affine step k (flat, worst over D).
     """
 
     program: Program
@@ -31,10 +31,13 @@ class Trace:
     lines: dict[int, Lines | Planes] = field(default_factory=dict)
     weights: dict[int, Tensor] = field(default_factory=dict)
     offsets: dict[int, Tensor] = field(default_factory=dict)
+    # Steps whose weight covers rounded sums of products; a move that repeats nothing rounds nothing, and has none.
+    rounding: set[int] = field(default_factory=set)
     # (k, 1): the upper offsets of step k are all >= 0; (k, -1): its lower ones are all <= 0
     one_sided: set[tuple[int, int]] = field(default_factory=set)
     buffers: dict[int, Tensor] = field(default_factory=dict)
     sizes: dict[int, Tensor] = field(default_factory=dict)
+    product_weights: dict[int, Tensor] = field(default_factory=dict)
     # What products too small for the working precision may have lost, over all steps so far.
     underflow: float = 0.0
 
@@ -55,6 +58,16 @@ class Trace:
             l, u = self.boxes[value]
             self.sizes[value] = torch.maximum(u.amax(0), -l.amin(0)).reshape(-1)
         return self.sizes[value]
+
+    def covers(self, value: int) -> bool:
+        """Whether the step that made a value is charged for the product that a row over it has just been through."""
+        return value in self.rounding and self.program.reads[value] == 1
+
+    def product_weight(self, value: int) -> Tensor:
+        """What |a| is multiplied with to charge a rounded product of every entry of a row over `value` (flat)."""
+        if value not in self.product_weights:
+            self.product_weights[value] = self.size_of(value) * self.program.product_error(1)
+        return self.product_weights[value]
 
 
 def _count_underflow(trace: Trace, k: int) -> None:
@@ -95,15 +108,27 @@ def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Ti
                 if offset is not None and bool((offset * sign >= 0).all()):
                     trace.one_sided.add((k, sign))
         elif isinstance(step.op, Affine):
-            offset = step.op.offset()
-            if offset is not None:
-                trace.offsets[k] = offset.reshape(-1).contiguous()
-            if magnitude is not None:
-                trace.weights[k] = magnitude.amax(0).reshape(-1)
-            elif step.op.terms[1] > 1 or offset is not None:
-                # A move whose adjoint adds up repeated entries, or whose constants are summed into the bias.
-                trace.weights[k] = trace.size_of(k)
+            _weigh(trace, k, magnitude)
     return trace
+
+
+def _weigh(trace: Trace, k: int, magnitude: Tensor | None) -> None:
+    """Offset and weight of affine step k; `magnitude` >= |M||x| + |c|, None for moves.
+
+    A row a becomes a M with an error of at most gamma |a||M|, which acts on x; its product with c joins the bias.
+    """
+    program, op = trace.program, trace.program.steps[k].op
+    offset, weight = op.offset(), None
+    if magnitude is not None or op.terms[1] > 1:  # a move's adjoint may add up repeated entries
+        size_of_k = trace.size_of(k) if magnitude is None else magnitude.amax(0).reshape(-1)
+        weight = size_of_k * program.product_error(op.terms[1])
+        trace.rounding.add(k)
+    if offset is not None:
+        trace.offsets[k] = offset.reshape(-1).contiguous()
+        constant = trace.offsets[k].abs() * program.sum_error
+        weight = constant if weight is None else weight + constant
+    if weight is not None:
+        trace.weights[k] = weight
 
 
 def relax(trace: Trace, k: int) -> Lines | Planes:

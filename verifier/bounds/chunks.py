@@ -119,6 +119,17 @@ def _join(parts: list[RowBounds]) -> RowBounds:
     return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t) for t in zip(*parts)))
 
 
+def side_by_side(work: list[Callable[[], Tensor]], device: torch.device) -> list[Tensor]:
+    """Results of independent pieces of work, on a CPU by as many threads as torch may use, each computing alone.
+
+    On a thread that is itself one of those, and on other devices, one after another.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1 or len(work) < 2:
+        return [piece() for piece in work]
+    return list(_workers(threads).map(lambda piece: piece(), work))
+
+
 @cache
 def _workers(count: int) -> ThreadPoolExecutor:
     """Threads that take a chunk each; inside, torch computes on that thread alone.

@@ -12,8 +12,8 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.backward import backward, concretise, final_rows, seed
 from verifier.bounds.base import RowBounds
+from verifier.bounds.entries import bound_entries
 from verifier.bounds.forward import Walker
-from verifier.bounds.patches import bound_entries, starts_here
 from verifier.bounds.program import Program
 from verifier.bounds.trace import Trace, loose_entries, trace_values
 from verifier.ops.base import Nonlinear, size
@@ -52,8 +52,8 @@ def by_crown(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
     trace.boxes[value] = (torch.where(crossed, l, new_l).reshape(shape), torch.where(crossed, u, new_u).reshape(shape))
 
 
-def by_patches(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
-    """The same as `by_crown`, for entries of an image and a single domain."""
+def by_entries(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
+    """The same as `by_crown`, for a single domain: settled entries end early, images are walked in patches."""
     index = torch.nonzero(loose.flatten()).squeeze(1)
     if not len(index):
         return
@@ -81,8 +81,8 @@ class Tightener:
         if int(loose.flatten(1).sum(1).max()) > PLANES_PAY * self.columns:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
-        if 0 and starts_here(trace, value):
-            by_patches(trace, value, loose, limit)
+        if trace.domains == 1:
+            by_entries(trace, value, loose, limit)
         else:
             by_crown(trace, value, loose, limit)
 

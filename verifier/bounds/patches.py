@@ -1,10 +1,10 @@
-"""Backward passes for entries of images: a row keeps only the window of each value that it depends on.
+"""Rows over images as patches: a row keeps only the window of each value that it depends on.
 
 An entry of a convolution's result sees a few pixels of its input, a few more one convolution further down, and so on.
 So its row over a value (1, C, H, W) is a patch (C, h, w) and the place of its corner, until the window has grown to
 a good part of the image; from there on it is an ordinary row. (Patches mode of Xu et al., arXiv 2002.12920.)
 
-What happens to a patch at a step, row by row the same as in `verifier.bounds.backward`:
+What happens to a patch at a step, row by row the same as in `verifier.bounds.backward` (`pull`):
 * convolution with stride t, dilation d, pads b: a transposed convolution of the patch alone, corner c -> t c - b;
 * pooling by averages: the same with a kernel of ones, channel by channel;
 * a step of an axis slice: zeros between the entries, corner c -> step c + start;
@@ -12,9 +12,6 @@ What happens to a patch at a step, row by row the same as in `verifier.bounds.ba
   same amount in every row, so they are padded to a common window and added;
 * function of one number: its lines, looked up in the window.
 What a window covers beyond the image is no entry: it is set to zero before anything reads it.
-
-Rounding is charged as in `verifier.bounds.backward`, with the largest weight of each channel standing for all its
-pixels: that charges more, never less. The sums of a patch's adjoint have as many terms as those of the whole one.
 
 Symbols: one domain; K entries; both signs at once: data (2, K, C, h, w), the plain rows first; corners (K,).
 """
@@ -28,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verifier.bounds.backward import Rows, backward, block_sum, concretise, dot
-from verifier.bounds.trace import Trace
+from verifier.bounds.program import Program
 from verifier.ops.arithmetic import BatchNormalization, Total
-from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Operator, Shape, size
+from verifier.ops.base import Joint, Nonlinear, Operator, Shape
 from verifier.ops.conv import AveragePool, Conv
 from verifier.ops.moves import Slice
 
-SMALL = 0.5  # share of the image from which a window is not worth its bookkeeping
+SMALL = 0.8  # share of the image from which a window is not worth its bookkeeping
+SMALLEST = 25  # entries of a channel below which nothing is saved
 
 
 @dataclass
@@ -103,11 +100,10 @@ def patchable(op: Operator) -> bool:
     return isinstance(op, BatchNormalization) or (isinstance(op, Nonlinear) and not isinstance(op, Joint))
 
 
-def starts_here(trace: Trace, value: int) -> bool:
+def starts_here(program: Program, value: int) -> bool:
     """Whether patches pay for rows of this value: entries of an image that come from a convolution of another."""
-    program = trace.program
     shape, k = program.shapes[value], value
-    if trace.domains != 1 or not is_image(shape) or shape[2] * shape[3] < 25:
+    if not is_image(shape) or shape[2] * shape[3] < SMALLEST:
         return False
     while not isinstance(program.steps[k].op, Conv):
         step = program.steps[k]
@@ -120,91 +116,26 @@ def starts_here(trace: Trace, value: int) -> bool:
     return patchable(program.steps[k].op) and h * w <= SMALL * inner[2] * inner[3]
 
 
-class Pass:
-    """One backward pass of K entries of a value, as patches while that pays; see the head of the file."""
+def unit_patch(index: Tensor, shape: Shape, like: Tensor) -> Patch:
+    """The entries `index` (K,) of a value (1, C, H, W), and the same negated."""
+    k, plane = len(index), shape[2] * shape[3]
+    data = like.new_zeros((2, k, shape[1], 1, 1))
+    place = torch.arange(k, device=index.device)
+    data[0, place, index // plane], data[1, place, index // plane] = 1.0, -1.0
+    return Patch(data, index % plane // shape[3], index % shape[3])
 
-    def __init__(self, trace: Trace, value: int, index: Tensor):
-        self.trace, self.value = trace, value
-        shape = trace.program.shapes[value]
-        k, plane = len(index), shape[2] * shape[3]
-        like = trace.boxes[0][0]
-        data = like.new_zeros((2, k, shape[1], 1, 1))
-        place = torch.arange(k, device=index.device)
-        data[0, place, index // plane], data[1, place, index // plane] = 1.0, -1.0
-        self.live = {value: Patch(data, index % plane // shape[3], index % shape[3])}
-        self.bias, self.mass = like.new_zeros((2, k)), like.new_zeros((2, k))
-        self.largest = 1
 
-    def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Plane (1, 2 K, m), bias and charge (1, 2 K), as `backward` returns them."""
-        program = self.trace.program
-        for k in range(self.value, 0, -1):
-            if k not in self.live:
-                continue
-            step, patch = program.steps[k], self.live[k]
-            if not patchable(step.op) or patch.data[0, 0, 0].numel() > SMALL * size(program.shapes[k][2:]):
-                return self._whole(k)
-            del self.live[k]
-            if patch.sticks_out(program.shapes[k]):
-                patch = Patch(patch.data * patch.inside(program.shapes[k]), patch.top, patch.left)
-            self.largest = max(self.largest, patch.data[:, 0].numel())
-            if program.reads[k] > 1:
-                self._charge(patch.data, self.trace.size_of(k))
-            for i, part in zip(step.inputs, self._pull(k, step.op, patch)):
-                self.live[i] = meet(self.live[i], part) if i in self.live else part
-        return self._whole(0)
-
-    def _whole(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Goes on with ordinary rows from value k down."""
-        shapes = self.trace.program.shapes
-        rows = Rows({i: p.whole(shapes[i]) for i, p in self.live.items()}, self.bias.view(-1), self.mass.view(-1))
-        return backward(self.trace, k, rows, self.bias.numel())
-
-    def _charge(self, data: Tensor, weight: Tensor) -> None:
-        """Adds |data| . the largest weight of each channel; weight is flat."""
-        largest = weight.view(data.shape[2], -1).amax(1)
-        self.mass += data.abs().sum((-2, -1)) @ largest
-
-    def _pull(self, k: int, op: Operator, patch: Patch) -> list[Patch]:
-        if isinstance(op, Affine):
-            self._collect(k, patch)
-        if isinstance(op, Conv):
-            return [convolved(op, patch)]
-        if isinstance(op, AveragePool):
-            return [pooled(op, patch)]
-        if isinstance(op, Slice):
-            return [sliced(op, patch)]
-        if isinstance(op, Total):
-            return [Patch(patch.data if s > 0 else -patch.data, patch.top, patch.left) for s in op.signs]
-        if isinstance(op, BatchNormalization):
-            return [Patch(patch.data * op.scale, patch.top, patch.left)]
-        return [self._relaxed(k, patch)]
-
-    def _collect(self, k: int, patch: Patch) -> None:
-        offset = self.trace.offsets.get(k)
-        if offset is not None:
-            image = offset.view(self.trace.program.shapes[k][1:])
-            flat = image[:, 0, 0]
-            if bool((image == flat[:, None, None]).all()):
-                self.bias += dot(block_sum(patch.data.flatten(3)), flat.contiguous())
-            else:
-                self.bias += block_sum((patch.data * patch.look_up(image)).flatten(2))
-        if k in self.trace.weights:
-            self._charge(patch.data, self.trace.weights[k])
-
-    def _relaxed(self, k: int, patch: Patch) -> Patch:
-        lines: Lines = self.trace.lines[k]
-        pos, neg = patch.data.clamp(min=0), patch.data.clamp(max=0)
-        for part, offset in ((pos, lines.lo_b), (neg, lines.up_b)):
-            if offset is not None:
-                terms = (part * patch.look_up(offset[0, 0])).flatten(2)
-                self.bias += block_sum(terms)
-                self.mass += terms.abs_().sum(-1)
-        out = pos.mul_(patch.look_up(lines.lo_a[0, 0])).add_(neg.mul_(patch.look_up(lines.up_a[0, 0])))
-        i = self.trace.program.steps[k].inputs[0]
-        if i not in self.trace.weights:
-            self._charge(out, self.trace.size_of(i))
-        return Patch(out, patch.top, patch.left)
+def pull(op: Operator, patch: Patch) -> list[Patch]:
+    """A patch through an affine operator: one for every operand."""
+    if isinstance(op, Conv):
+        return [convolved(op, patch)]
+    if isinstance(op, AveragePool):
+        return [pooled(op, patch)]
+    if isinstance(op, Slice):
+        return [sliced(op, patch)]
+    if isinstance(op, Total):
+        return [Patch(patch.data if s > 0 else -patch.data, patch.top, patch.left) for s in op.signs]
+    return [Patch(patch.data * op.scale, patch.top, patch.left)]
 
 
 def convolved(op: Conv, patch: Patch) -> Patch:
@@ -256,22 +187,3 @@ def meet(a: Patch, b: Patch) -> Patch:
     data[..., ay : ay + a.window[0], ax : ax + a.window[1]] += a.data
     data[..., by : by + b.window[0], bx : bx + b.window[1]] += b.data
     return Patch(data, a.top + first_y, a.left + first_x)
-
-
-def bound_entries(trace: Trace, value: int, index: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (K,) of the entries `index` (K,) of a value of one domain; `limit`: bytes of a tensor."""
-    shape = trace.program.shapes[value]
-    order = torch.argsort(index % (shape[2] * shape[3]), stable=True)  # entries at the same place go together
-    index = index[order]
-    low = trace.boxes[0][0].new_empty((2, len(index)))
-    at, block = 0, 16
-    while at < len(index):
-        part = Pass(trace, value, index[at : at + block])
-        plane, bias, charge = part.run()
-        low[:, at : at + block] = (concretise(plane, *trace.boxes[0]) + bias - charge).view(2, -1)
-        at += block
-        block = max(1, int(limit // (max(part.largest, 2 * plane.shape[-1]) * low.element_size())))
-    low = torch.where(torch.isfinite(low), low, -float("inf"))
-    found = torch.empty_like(low)
-    found[:, order] = low
-    return found[0], -found[1]

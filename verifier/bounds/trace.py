@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import get_ident
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Trace:
     rounding: set[int] = field(default_factory=set)
     # (k, 1): the upper offsets of step k are all >= 0; (k, -1): its lower ones are all <= 0
     one_sided: set[tuple[int, int]] = field(default_factory=set)
-    buffers: dict[int, Tensor] = field(default_factory=dict)
+    buffers: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     sizes: dict[int, Tensor] = field(default_factory=dict)
     product_weights: dict[int, Tensor] = field(default_factory=dict)
     # What products too small for the working precision may have lost, over all steps so far.
@@ -46,10 +47,13 @@ class Trace:
         return self.boxes[0][0].shape[0]
 
     def scratch(self, like: Tensor, slot: int = 0) -> Tensor:
-        """A tensor of this shape whose contents last until the slot's next use: temporaries stay in the cache then."""
-        n, held = like.numel(), self.buffers.get(slot)
+        """A tensor of this shape whose contents last until the slot's next use on this thread: temporaries stay in the
+        cache then.
+        """
+        key = (get_ident(), slot)
+        n, held = like.numel(), self.buffers.get(key)
         if held is None or held.numel() < n:
-            held = self.buffers[slot] = like.new_empty(n)
+            held = self.buffers[key] = like.new_empty(n)
         return held[:n].view(like.shape)
 
     def size_of(self, value: int) -> Tensor:

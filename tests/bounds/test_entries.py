@@ -1,0 +1,172 @@
+"""Bounds of the entries of one value over one box: as patches, as whole rows, ended early."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verifier.bounds import METHODS, entries, patches
+from verifier.bounds.crown import by_crown
+from verifier.bounds.entries import bound_entries
+from verifier.bounds.program import Program
+from verifier.bounds.trace import Trace, trace_values
+from verifier.net.graph import Network, Node, Tensor
+
+F = np.dtype(np.float32)
+
+
+class Image:
+    """A random network over images (1, C, H, W): convolutions, pools, slices, sums, functions of one number."""
+
+    def __init__(self, seed: int, function: str):
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[Node] = []
+        self.constants: dict[str, np.ndarray] = {}
+        c, h, w = int(self.rng.integers(1, 4)), int(self.rng.integers(9, 14)), int(self.rng.integers(9, 14))
+        self.m = c * h * w
+        self.emit("Reshape", ("t",), (1, c, h, w))
+        for _ in range(int(self.rng.integers(2, 5))):
+            self.block(function)
+        self.emit("Reshape", (self.name,), (int(np.prod(self.shape)),))
+
+    @property
+    def name(self) -> str:
+        return self.nodes[-1].name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.nodes[-1].shape
+
+    def emit(self, kind: str, inputs: tuple[str, ...], shape: tuple[int, ...], **attrs) -> str:
+        self.nodes.append(Node(f"v{len(self.nodes)}", kind, inputs, shape, F, attrs))
+        return self.name
+
+    def constant(self, *shape: int) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants[name] = (self.rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(F)
+        return name
+
+    def convolution(self, out: int) -> None:
+        _, c, h, w = self.shape
+        k, t = min(int(self.rng.integers(1, 4)), h, w), int(self.rng.integers(1, 3))
+        d = int(self.rng.integers(1, 3)) if min(h, w) > 2 * (k - 1) else 1
+        pads = tuple(int(p) for p in self.rng.integers(0, 3, 4))
+        span = d * (k - 1) + 1
+        size = [(n + a + b - span) // t + 1 for n, a, b in ((h, pads[0], pads[2]), (w, pads[1], pads[3]))]
+        groups = c if out % c == 0 and self.rng.random() < 0.3 else 1
+        weight, bias = self.constant(out, c // groups, k, k), self.constant(out)
+        attrs = {"strides": (t, t), "dilations": (d, d), "pads": pads, "group": groups}
+        self.emit("Conv", (self.name, weight, bias), (1, out, *size), **attrs)
+
+    def block(self, function: str) -> None:
+        choice = int(self.rng.integers(6))
+        _, c, h, w = self.shape
+        if min(h, w) < 3:
+            return
+        if choice == 0:
+            attrs = {"kernel_shape": (2, 2), "strides": (2, 2), "dilations": (1, 1), "ceil_mode": 0}
+            pads, size = (0, 1, 0, 0), (h // 2, (w + 1) // 2)
+            include = int(self.rng.integers(2))
+            self.emit("AveragePool", (self.name,), (1, c, *size), pads=pads, count_include_pad=include, **attrs)
+        elif choice == 1:
+            cut = {"axes": (2, 3), "starts": (1, 0), "ends": (h, w - 1), "steps": (1, 2)}
+            self.emit("Slice", (self.name,), (1, c, h - 1, (w - 1 + 1) // 2), **cut)
+        elif choice == 2:
+            self.emit("BatchNormalization", (self.name, self.constant(c), self.constant(c)), self.shape)
+        elif choice == 3:
+            skip, shape = self.name, self.shape
+            attrs = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "group": 1}
+            self.emit("Conv", (skip, self.constant(c, c, 3, 3), self.constant(c)), shape, **attrs)
+            self.emit(function, (self.name,), shape)
+            self.emit(str(self.rng.choice(["Add", "Sub"])), (self.name, skip), shape)
+        self.convolution(int(self.rng.integers(1, 5)))
+        self.emit(function, (self.name,), self.shape)
+
+    def program(self, dtype: torch.dtype) -> Program:
+        end = Tensor(self.name, self.shape, F)
+        return Program(
+            Network((Tensor("t", (self.m,), F),), tuple(self.nodes), self.constants, (end,), 17), dtype, "cpu"
+        )
+
+
+def traced(image: Image, dtype: torch.dtype, width: float, tighten) -> Trace:
+    METHODS.load()
+    centre = torch.from_numpy(np.random.default_rng(0).normal(size=(1, image.m))).to(dtype)
+    return trace_values(image.program(dtype), centre - width, centre + width, 1 << 26, tighten)
+
+
+@pytest.mark.parametrize("function", ("Relu", "Tanh"))
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31))
+def test_patches_say_what_whole_rows_say(function, seed):
+    """Without early ends the bounds agree up to rounding, whether rows are kept as patches or whole."""
+    image = Image(seed, function)
+    trace = traced(image, torch.float64, 0.05, by_crown)
+    for value in [s.inputs[0] for s in trace.program.steps[1:] if s.node.kind == function]:
+        index = torch.arange(trace.boxes[value][0].numel())[:: max(1, trace.boxes[value][0].numel() // 40)]
+        found = []
+        for smallest in (0, 10**9):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(patches, "SMALLEST", smallest)
+                patched.setattr(entries.EntryPass, "_drop_settled", lambda self: None)
+                found.append(bound_entries(trace, value, index, 1 << 24))
+        for a, b in zip(*found):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31))
+def test_bounds_of_images_enclose_executions(dtype, seed):
+    """The registered method on one box, where entries end early and are walked in patches."""
+    image = Image(seed, "Relu")
+    program, exact = image.program(dtype), image.program(torch.float64)
+    rng = np.random.default_rng(seed)
+    centre = torch.from_numpy(rng.normal(size=(1, image.m))).to(dtype)
+    width = float(rng.choice([0.0, 1e-3, 0.1, 1.0]))
+    l, u = centre - width, centre + width
+    rows = torch.from_numpy(rng.normal(size=(1, 3, program.shapes[program.output][0]))).to(dtype)
+    bounds = METHODS.load()["crown"].run(program, l, u, rows, 1 << 26)
+    corners = torch.where(bounds.plane[0] > 0, l, u).double()
+    t = torch.from_numpy(rng.random((40, image.m))).round()
+    points = torch.cat([corners, l.double() + (u.double() - l.double()) * t])
+    value = exact.forward(points) @ rows[0].double().T
+    assert bool((bounds.lb.double() <= value.amin(0) + 1e-12 * value.abs().amax()).all())
+
+
+def test_the_comparison_notices_a_patch_in_the_wrong_place(monkeypatch):
+    wrong = lambda patch, data, strides, begins: patches.Patch(data, patch.top * strides[0] - begins[0] + 1, patch.left)
+    image = next(i for i in (Image(s, "Relu") for s in range(9)) if len(i.nodes) > 5)
+    trace = traced(image, torch.float64, 0.05, by_crown)
+    value = [s.inputs[0] for s in trace.program.steps[1:] if s.node.kind == "Relu"][-1]
+    index = torch.arange(trace.boxes[value][0].numel())
+    monkeypatch.setattr(patches, "SMALLEST", 0)
+    right = bound_entries(trace, value, index, 1 << 24)[0]
+    monkeypatch.setattr(patches, "moved", wrong)
+    assert not torch.allclose(bound_entries(trace, value, index, 1 << 24)[0], right)
+
+
+def test_entries_that_end_early_are_settled():
+    """With wide layers of mostly stable entries some end before the input, and all that end there are settled."""
+    image = Image(4, "Relu")
+    met = []
+    original = entries.EntryPass._drop_settled
+
+    def counted(self):
+        before = len(self.kept)
+        original(self)
+        met.append(before - len(self.kept))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(entries.EntryPass, "_drop_settled", counted)
+        METHODS.load()["crown"].run(
+            image.program(torch.float64),
+            torch.zeros((1, image.m), dtype=torch.float64),
+            torch.full((1, image.m), 0.02, dtype=torch.float64),
+            torch.ones((1, 1, image.shape[0]), dtype=torch.float64),
+            1 << 26,
+        )
+    assert sum(met) > 0

@@ -1,0 +1,207 @@
+"""Both bounds of chosen entries of one value, over a single box: backward passes that end as soon as they may.
+
+On the way down a row can be minimised over the boxes of the values that it stands on, which are known already. Where
+that settles an entry (no step that reads it could draw tighter lines from a better bound) its rows are dropped. Most
+entries of wide layers are settled a few steps down, where interval bounds were not enough but nothing near a whole
+pass is needed. (Early termination: Muller et al., "Scaling Polyhedral Neural Network Verification on GPUs", arXiv
+2007.10868.) Sound, since the row over those values is a lower bound whatever they are, and they are in their boxes.
+
+Rows over images are patches as long as that pays (`verifier.bounds.patches`). Their rounding is charged as in
+`verifier.bounds.backward`, with the weights looked up in the windows.
+
+Symbols: K entries, both signs: rows (2 K, *shape), all plain ones first; bias, charge (2 K,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import Rows, block_sum, concretise, finish, seed, step_back
+from verifier.bounds.chunks import side_by_side
+from verifier.bounds.patches import SMALL, Patch, meet, patchable, pull, starts_here, unit_patch
+from verifier.bounds.trace import Trace
+from verifier.ops.base import Affine, Nonlinear, size
+from verifier.ops.pointwise import PiecewiseLinear
+
+BLOCK_BYTES = 16 << 20  # of a tensor on a CPU: beyond, threads wait for memory (measured: four times slower at 64 MiB)
+FIRST_BLOCK = 64  # entries of the first block, which shows how large tensors get
+WORTHWHILE = 0.05  # share of entries that must be settled at a value for minimising there to pay
+
+
+class Usefulness:
+    """What share of the entries has been settled at each value so far, over all blocks of a call."""
+
+    def __init__(self):
+        self.seen: dict[int, int] = {}
+        self.settled: dict[int, int] = {}
+
+    def count(self, value: int, seen: int, settled: int) -> None:
+        self.seen[value] = self.seen.get(value, 0) + seen
+        self.settled[value] = self.settled.get(value, 0) + settled
+
+    def pays(self, value: int) -> bool:
+        return self.settled.get(value, 0) >= WORTHWHILE * self.seen.get(value, 0)
+
+
+class EntryPass:
+    """One backward pass of the entries `index` (K,) of a value; see the head of the file."""
+
+    def __init__(self, trace: Trace, value: int, index: Tensor, useful: Usefulness):
+        self.useful = useful
+        self.trace, self.program, self.value = trace, trace.program, value
+        like = trace.boxes[0][0]
+        self.best = like.new_full((2, len(index)), -float("inf"))
+        self.kept = torch.arange(len(index), device=index.device)
+        self.patches: dict[int, Patch] = {}
+        if starts_here(self.program, value):
+            self.patches[value] = unit_patch(index, self.program.shapes[value], like)
+            self.rows, self.at = Rows({}, like.new_zeros(2 * len(index)), like.new_zeros(2 * len(index))), value
+        else:
+            self.rows, self.at = seed(trace, value, index.unsqueeze(0))
+        readers = [self.program.steps[c].op for c in self.program.consumers[value]]
+        self.readers = [op for op in readers if isinstance(op, Nonlinear)]
+        self.settles = all(isinstance(op, PiecewiseLinear) for op in self.readers)
+        self.largest = 1  # entries per row of the largest tensor met
+
+    def run(self) -> Tensor:
+        """Lower bounds (2, K): of the entries, and of the entries negated."""
+        for k in range(self.at, 0, -1):
+            if k not in self.patches and k not in self.rows.live:
+                continue
+            if self.settles and k < self.value and isinstance(self.program.steps[k].op, Nonlinear):
+                if self.useful.pays(k):
+                    before = len(self.kept)
+                    self._drop_settled()
+                    self.useful.count(k, before, before - len(self.kept))
+                if not len(self.kept):
+                    return self.best
+            if k in self.patches and not self._fits(k):
+                self._widen()
+            if k in self.patches:
+                self._step(k, self.patches.pop(k))
+            else:
+                self.largest = max(self.largest, self.rows.live[k][0].numel())
+                step_back(self.trace, k, self.rows, 2 * len(self.kept))
+        self._widen()
+        plane, bias, charge = finish(self.trace, self.rows, 2 * len(self.kept))
+        self.largest = max(self.largest, plane.shape[-1])
+        self._improve((concretise(plane, *self.trace.boxes[0]) + bias - charge).view(2, -1))
+        return self.best
+
+    def _improve(self, low: Tensor) -> None:
+        low = torch.where(torch.isfinite(low), low, -float("inf"))
+        self.best[:, self.kept] = torch.maximum(self.best[:, self.kept], low)
+
+    def _drop_settled(self) -> None:
+        """Minimises what the rows stand on over its boxes, and drops the entries for which that is enough."""
+        trace, error = self.trace, self.program.sum_error
+        low = (self.rows.bias - 1.01 * self.rows.charge - trace.underflow).view(2, -1).clone()
+        for k, a in self.rows.live.items():
+            l, u = (t.reshape(1, -1) for t in trace.boxes[k])
+            wide = a.reshape(1, len(a), -1)
+            low += concretise(wide, l, u).view(2, -1)
+            low -= block_sum(wide.abs() * (trace.size_of(k) * error)).view(2, -1)
+        for k, patch in self.patches.items():
+            l, u = (patch.look_up(t[0, 0]) for t in trace.boxes[k])
+            low += block_sum((patch.data.clamp(min=0) * l + patch.data.clamp(max=0) * u).flatten(2))
+            low -= self._weighed(k, patch, trace.size_of(k) * error)
+        self._improve(low)
+        low, high = self.best[0, self.kept], -self.best[1, self.kept]
+        loose = torch.zeros_like(low, dtype=torch.bool)
+        for op in self.readers:
+            loose |= op.loose(low, high)
+        if not bool(loose.all()):
+            self._keep(torch.nonzero(loose).squeeze(1))
+
+    def _keep(self, index: Tensor) -> None:
+        """Goes on with some of the entries."""
+        count = len(self.kept)
+        both = torch.cat([index, index + count])
+        rows = self.rows
+        self.rows = Rows({k: a[both] for k, a in rows.live.items()}, rows.bias[both], rows.charge[both])
+        self.patches = {k: Patch(p.data[:, index], p.top[index], p.left[index]) for k, p in self.patches.items()}
+        self.kept = self.kept[index]
+
+    def _fits(self, k: int) -> bool:
+        patch, shape = self.patches[k], self.program.shapes[k]
+        return patchable(self.program.steps[k].op) and patch.data[0, 0, 0].numel() <= SMALL * size(shape[2:])
+
+    def _widen(self) -> None:
+        """Makes ordinary rows of all patches."""
+        for k, patch in self.patches.items():
+            whole = patch.whole(self.program.shapes[k])
+            self.rows.live[k] = self.rows.live[k] + whole if k in self.rows.live else whole
+        self.patches = {}
+
+    # --- a step of a patch, as in `verifier.bounds.backward.step_back`
+
+    def _step(self, k: int, patch: Patch) -> None:
+        trace, program, op = self.trace, self.program, self.program.steps[k].op
+        if patch.sticks_out(program.shapes[k]):
+            patch = Patch(patch.data * patch.inside(program.shapes[k]), patch.top, patch.left)
+        self.largest = max(self.largest, patch.data[0, 0].numel())
+        if isinstance(op, Affine):
+            if k in trace.offsets:
+                self._add_offset(k, patch)
+            if k in trace.weights:
+                self._charge(k, patch, trace.weights[k])
+            parts = pull(op, patch)
+        else:
+            parts = [self._relaxed(k, patch)]
+        for i, part in zip(program.steps[k].inputs, parts):
+            if program.reads[i] > 1 and isinstance(op, Affine) and k not in trace.rounding:
+                self._charge(i, part, trace.product_weight(i))
+            self.patches[i] = meet(self.patches[i], part) if i in self.patches else part
+
+    def _add_offset(self, k: int, patch: Patch) -> None:
+        image = self.trace.offsets[k].view(self.program.shapes[k][1:])
+        flat = image[:, 0, 0]
+        if bool((image == flat[:, None, None]).all()):
+            terms = block_sum(patch.data.flatten(3)) * flat
+        else:
+            terms = (patch.data * patch.look_up(image)).flatten(2)
+        self.rows.bias += block_sum(terms).view(-1)
+
+    def _weighed(self, k: int, patch: Patch, weight: Tensor) -> Tensor:
+        """|patch| . weight (2, K), weight flat over value k."""
+        return block_sum((patch.data.abs() * patch.look_up(weight.view(self.program.shapes[k][1:]))).flatten(2))
+
+    def _charge(self, k: int, patch: Patch, weight: Tensor) -> None:
+        self.rows.charge += self._weighed(k, patch, weight).view(-1)
+
+    def _relaxed(self, k: int, patch: Patch) -> Patch:
+        lines = self.trace.lines[k]
+        pos, neg = patch.data.clamp(min=0), patch.data.clamp(max=0)
+        for part, offset in ((pos, lines.lo_b), (neg, lines.up_b)):
+            if offset is not None:
+                terms = (part * patch.look_up(offset[0, 0])).flatten(2)
+                self.rows.bias += block_sum(terms).view(-1)
+                self.rows.charge.add_(block_sum(terms.abs_()).view(-1), alpha=self.program.sum_error)
+        out = pos.mul_(patch.look_up(lines.lo_a[0, 0])).add_(neg.mul_(patch.look_up(lines.up_a[0, 0])))
+        out, i = Patch(out, patch.top, patch.left), self.program.steps[k].inputs[0]
+        if not self.trace.covers(i):
+            self._charge(i, out, self.trace.product_weight(i))
+        return out
+
+
+def bound_entries(trace: Trace, value: int, index: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds (K,) of the entries `index` (K,) of a value of one domain, -inf and inf where nothing is
+    known. `limit`: bytes of a tensor.
+    """
+    shape, program = trace.program.shapes[value], trace.program
+    order = torch.arange(len(index), device=index.device)
+    if starts_here(program, value):
+        order = torch.argsort(index % (shape[2] * shape[3]), stable=True)  # entries at the same place go together
+    index, useful = index[order], Usefulness()
+    first = EntryPass(trace, value, index[:FIRST_BLOCK], useful)
+    parts = [first.run()]
+    rest = index[FIRST_BLOCK:]
+    limit = min(limit, BLOCK_BYTES) if index.device.type == "cpu" else limit
+    block = max(1, int(limit // (2 * first.largest * trace.boxes[0][0].element_size())))
+    work = [lambda part=part: EntryPass(trace, value, part, useful).run() for part in rest.split(block) if len(part)]
+    parts += side_by_side(work, index.device)
+    low = torch.cat(parts, 1)
+    found = torch.empty_like(low)
+    found[:, order] = low
+    return found[0], -found[1]

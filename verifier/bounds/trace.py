@@ -30,6 +30,7 @@ class Trace:
     program: Program
     boxes: list[tuple[Tensor, Tensor]]
     lines: dict[int, Lines | Planes] = field(default_factory=dict)
+    magnitudes: dict[int, Tensor] = field(default_factory=dict)  # |M||x| + |c| of affine steps that are no moves (flat)
     weights: dict[int, Tensor] = field(default_factory=dict)
     offsets: dict[int, Tensor] = field(default_factory=dict)
     # Steps whose weight covers rounded sums of products; a move that repeats nothing rounds nothing, and has none.
@@ -112,20 +113,22 @@ def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Ti
                 if offset is not None and bool((offset * sign >= 0).all()):
                     trace.one_sided.add((k, sign))
         elif isinstance(step.op, Affine):
-            _weigh(trace, k, magnitude)
+            if magnitude is not None:
+                trace.magnitudes[k] = magnitude.amax(0).reshape(-1)
+            weigh(trace, k)
     return trace
 
 
-def _weigh(trace: Trace, k: int, magnitude: Tensor | None) -> None:
-    """Offset and weight of affine step k; `magnitude` >= |M||x| + |c|, None for moves.
+def weigh(trace: Trace, k: int) -> None:
+    """Offset and weight of affine step k, whose magnitude is known unless it is a move.
 
     A row a becomes a M with an error of at most gamma |a||M|, which acts on x; its product with c joins the bias.
     """
     program, op = trace.program, trace.program.steps[k].op
     offset, weight = op.offset(), None
-    if magnitude is not None or op.terms[1] > 1:  # a move's adjoint may add up repeated entries
-        size_of_k = trace.size_of(k) if magnitude is None else magnitude.amax(0).reshape(-1)
-        weight = size_of_k * program.product_error(op.terms[1])
+    if k in trace.magnitudes or op.terms[1] > 1:  # a move's adjoint may add up repeated entries
+        magnitude = trace.magnitudes[k] if k in trace.magnitudes else trace.size_of(k)
+        weight = magnitude * program.product_error(op.terms[1])
         trace.rounding.add(k)
     if offset is not None:
         trace.offsets[k] = offset.reshape(-1).contiguous()

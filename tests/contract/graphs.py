@@ -12,6 +12,7 @@ from verifier.net.graph import Network, Node, Tensor
 
 F = np.dtype(np.float32)
 ENTRYWISE = ["Mul"]  # joint functions of two values
+REACHED = [*ENTRYWISE, "MatMul", "Einsum"]
 Value = tuple[str, tuple[int, int, int]]  # a name and its shape
 
 
@@ -123,6 +124,18 @@ def combination(b: Builder) -> None:
     b.emit(kind, (x, y), np.broadcast_shapes(s, t))
 
 
+def contraction(b: Builder) -> None:
+    """A matrix product of two values: of a value and another, or itself, transposed."""
+    (x, s), (y, t) = b.pick(), b.pick()
+    if s[2] != t[2]:
+        y, t = x, s
+    b.emit("Transpose", (y,), (1, t[2], t[1]), perm=(0, 2, 1))
+    if b.rng.random() < 0.5:
+        b.emit("MatMul", (x, b.values[-1][0]), (1, s[1], t[1]))
+    else:
+        b.emit("Einsum", (x, y), (1, t[1], s[1]), equation="nij,nkj->nki")
+
+
 def reduction(b: Builder) -> None:
     x, (_, c, n) = b.pick()
     b.emit(str(b.rng.choice(["ReduceSum", "ReduceMean"])), (x,), (1, c, 1), axes=(2,), keepdims=1)
@@ -186,7 +199,7 @@ STEPS = (
     multiple,
     reduction,
 )
-JOINTS = (combination,)
+JOINTS = (combination, contraction)
 STEPS += (transposition, backwards, join, repetition, border, stretch, running, choice)
 
 

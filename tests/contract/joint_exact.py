@@ -32,8 +32,27 @@ def entrywise(f: Callable[[Array, Array], Array]) -> Callable[..., Reference]:
     return lambda op: lambda a, b: f(lift(a, len(op.out_shape)), lift(b, len(op.out_shape)))
 
 
+def matmul(op) -> Reference:
+    def f(a: Array, b: Array) -> Array:
+        ranks = a.ndim - 1, b.ndim - 1
+        a = a[:, None] if ranks[0] == 1 else a
+        b = b[..., None] if ranks[1] == 1 else b
+        rank = max(a.ndim, b.ndim) - 1
+        return np.matmul(lift(a, rank), lift(b, rank)).reshape(len(a), *op.out_shape)
+
+    return f
+
+
+def einsum(op) -> Reference:
+    left, _, out = op.site.attrs["equation"].partition("->")
+    names = [f"Z{t}" for t in left.split(",")]
+    return lambda *xs: np.einsum(f"{','.join(names)}->Z{out}", *xs)
+
+
 JOINT: dict[str, Callable[..., Reference]] = {
     "Mul": entrywise(lambda a, b: a * b),
+    "MatMul": matmul,
+    "Einsum": einsum,
 }
 
 RANGES: dict[str, tuple[Range, ...]] = {}

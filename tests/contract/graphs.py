@@ -12,7 +12,8 @@ from verifier.net.graph import Network, Node, Tensor
 
 F = np.dtype(np.float32)
 ENTRYWISE = ["Mul"]  # joint functions of two values
-REACHED = [*ENTRYWISE, "MatMul", "Einsum"]
+ALONG, REDUCED = ["Softmax", "LogSoftmax"], ["ReduceLogSumExp"]  # joint functions along axes
+REACHED = [*ENTRYWISE, "MatMul", "Einsum", *ALONG, *REDUCED]
 Value = tuple[str, tuple[int, int, int]]  # a name and its shape
 
 
@@ -124,6 +125,14 @@ def combination(b: Builder) -> None:
     b.emit(kind, (x, y), np.broadcast_shapes(s, t))
 
 
+def group(b: Builder) -> None:
+    """A joint function along one axis or two."""
+    (x, s), kind = b.pick(), str(b.rng.choice(ALONG + REDUCED))
+    axes = ((1,), (2,), (1, 2))[int(b.rng.integers(3))]
+    shape = tuple(1 if k in axes else n for k, n in enumerate(s)) if kind in REDUCED else s
+    b.emit(kind, (x,), shape, axes=axes, **({"keepdims": 1} if kind in REDUCED else {}))
+
+
 def contraction(b: Builder) -> None:
     """A matrix product of two values: of a value and another, or itself, transposed."""
     (x, s), (y, t) = b.pick(), b.pick()
@@ -199,7 +208,7 @@ STEPS = (
     multiple,
     reduction,
 )
-JOINTS = (combination, contraction)
+JOINTS = (combination, contraction, group)
 STEPS += (transposition, backwards, join, repetition, border, stretch, running, choice)
 
 

@@ -49,10 +49,28 @@ def einsum(op) -> Reference:
     return lambda *xs: np.einsum(f"{','.join(names)}->Z{out}", *xs)
 
 
+def along(f: Callable[[Array, tuple[int, ...]], Array]) -> Callable[..., Reference]:
+    """A function of x and axes."""
+    return lambda op: lambda x: f(x, tuple(k + 1 for k in op.site.attrs["axes"])).reshape(len(x), *op.out_shape)
+
+
+def lse(x: Array, axes: tuple[int, ...]) -> Array:
+    top = x.max(axes, keepdims=True)
+    return top + np.log(np.exp(x - top).sum(axes, keepdims=True))
+
+
+def softmax(x: Array, axes: tuple[int, ...]) -> Array:
+    y = np.exp(x - x.max(axes, keepdims=True))
+    return y / y.sum(axes, keepdims=True)
+
+
 JOINT: dict[str, Callable[..., Reference]] = {
     "Mul": entrywise(lambda a, b: a * b),
     "MatMul": matmul,
     "Einsum": einsum,
+    "Softmax": along(softmax),
+    "LogSoftmax": along(lambda x, axes: x - lse(x, axes)),
+    "ReduceLogSumExp": along(lse),
 }
 
 RANGES: dict[str, tuple[Range, ...]] = {}

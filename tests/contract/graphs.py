@@ -11,9 +11,9 @@ import numpy as np
 from verifier.net.graph import Network, Node, Tensor
 
 F = np.dtype(np.float32)
-ENTRYWISE = ["Mul"]  # joint functions of two values
-ALONG, REDUCED = ["Softmax", "LogSoftmax"], ["ReduceLogSumExp"]  # joint functions along axes
-REACHED = [*ENTRYWISE, "MatMul", "Einsum", *ALONG, *REDUCED]
+ENTRYWISE = ["Mul", "Max", "Min"]  # joint functions of two values
+ALONG, REDUCED = ["Softmax", "LogSoftmax"], ["ReduceLogSumExp", "ReduceMax", "ReduceMin"]  # joint functions along axes
+REACHED = [*ENTRYWISE, "MatMul", "Einsum", *ALONG, *REDUCED, "MaxPool"]
 Value = tuple[str, tuple[int, int, int]]  # a name and its shape
 
 
@@ -89,6 +89,13 @@ def pool(b: Builder) -> None:
     x, (_, c, n) = b.pick()
     attrs = {"kernel_shape": (2,), "strides": (1,), "dilations": (1,), "pads": (1, 0), "ceil_mode": 0}
     b.emit("AveragePool", (x,), (1, c, n), count_include_pad=int(b.rng.integers(2)), **attrs)
+
+
+def largest(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    k, t = min(int(b.rng.integers(1, 5)), n), int(b.rng.integers(1, 3))
+    attrs = {"kernel_shape": (k,), "strides": (t,), "dilations": (1,), "pads": (k - 1, 0), "ceil_mode": 0}
+    b.emit("MaxPool", (x,), (1, c, (n - 1) // t + 1), **attrs)
 
 
 def normalisation(b: Builder) -> None:
@@ -208,7 +215,7 @@ STEPS = (
     multiple,
     reduction,
 )
-JOINTS = (combination, contraction, group)
+JOINTS = (combination, contraction, group, largest)
 STEPS += (transposition, backwards, join, repetition, border, stretch, running, choice)
 
 

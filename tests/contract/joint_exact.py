@@ -29,7 +29,19 @@ def lift(x: Array, rank: int) -> Array:
 
 
 def entrywise(f: Callable[[Array, Array], Array]) -> Callable[..., Reference]:
-    return lambda op: lambda a, b: f(lift(a, len(op.out_shape)), lift(b, len(op.out_shape)))
+    """A function of two operands that broadcast; a constant one is what the working precision makes of it."""
+
+    def bound(op) -> Reference:
+        fixed = [op.site.constant(i) for i in range(len(op.site.shapes))]
+        fixed = [None if c is None else c.double().numpy().astype(np.longdouble) for c in fixed]
+
+        def run(*xs: Array) -> Array:
+            left = iter(xs)
+            return f(*(lift(next(left), len(op.out_shape)) if c is None else c for c in fixed))
+
+        return run
+
+    return bound
 
 
 def matmul(op) -> Reference:
@@ -64,13 +76,35 @@ def softmax(x: Array, axes: tuple[int, ...]) -> Array:
     return y / y.sum(axes, keepdims=True)
 
 
+def max_pool(op) -> Reference:
+    """Entry by entry, straight from the definition."""
+    a, rank = op.site.attrs, len(op.out_shape) - 2
+
+    def f(x: Array) -> Array:
+        y = np.full((len(x), *op.out_shape), -np.inf, x.dtype)
+        for window in np.ndindex(*op.out_shape[2:]):
+            for tap in np.ndindex(*a["kernel_shape"]):
+                at = [w * t + j * d - p for w, t, j, d, p in zip(window, a["strides"], tap, a["dilations"], a["pads"])]
+                if all(0 <= k < n for k, n in zip(at, x.shape[-rank:])):
+                    place = (..., *window)
+                    y[place] = np.maximum(y[place], x[(..., *at)])
+        return y
+
+    return f
+
+
 JOINT: dict[str, Callable[..., Reference]] = {
     "Mul": entrywise(lambda a, b: a * b),
+    "Max": entrywise(np.maximum),
+    "Min": entrywise(np.minimum),
     "MatMul": matmul,
     "Einsum": einsum,
     "Softmax": along(softmax),
     "LogSoftmax": along(lambda x, axes: x - lse(x, axes)),
     "ReduceLogSumExp": along(lse),
+    "ReduceMax": along(lambda x, axes: x.max(axes)),
+    "ReduceMin": along(lambda x, axes: x.min(axes)),
+    "MaxPool": max_pool,
 }
 
 RANGES: dict[str, tuple[Range, ...]] = {}

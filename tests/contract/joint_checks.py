@@ -351,7 +351,55 @@ def touching(case: Case) -> list[str]:
     return found
 
 
-CHECKS = (interval, planes, infinite, weights, pulls, terms, touching)
+def pushed(case: Case) -> list[str]:
+    """`push` is L+ low + L- high and U+ high + U- low, `reach` at least |L| r and |U| r; where planes have them."""
+    m, found = Matrices(case), []
+    if not m.twin.fan:
+        return found
+    g = torch.Generator().manual_seed(2)
+    shapes = [(case.count, 3, *s) for s in case.op.in_shapes]
+    low, high, r = ([torch.randn(s, generator=g, dtype=torch.float64) for s in shapes] for _ in range(3))
+    r = [t.abs() for t in r]
+    a, b, c = (np.concatenate([wide(t).reshape(case.count, 3, -1) for t in ts], 2) for ts in (low, high, r))
+    reach = wide(m.twin.reach(*r)).reshape(case.count, 3, -1)
+    pairs = ((m.lower, a, b), (m.upper, b, a))
+    for y, (matrix, first, second) in zip(m.twin.push(low, high), pairs):
+        rising, falling = (np.clip(matrix, *ends).transpose(0, 2, 1) for ends in ((0, None), (None, 0)))
+        want, room = first @ rising + second @ falling, 1e-12 * (np.abs(first) @ rising - np.abs(second) @ falling)
+        if (np.abs(wide(y).reshape(want.shape) - want) > room).any():
+            found.append(f"{case.op.site.kind}: bounds are not pushed as the unit rows say")
+        if (c @ np.abs(matrix).transpose(0, 2, 1) > reach * (1 + 1e-12)).any():
+            found.append(f"{case.op.site.kind}: reach is too short")
+    return found
+
+
+def settled(case: Case) -> list[str]:
+    """Where no entry is loose, smaller boxes of it do not bring the planes closer."""
+    op, rng, smaller = case.op, np.random.default_rng(3), []
+    for (l, u), loose in zip(case.boxes, op.loose(*case.boxes)):
+        t = torch.from_numpy(np.sort(rng.random((2, *l.shape)), 0)).to(l.dtype)
+        a, b = (torch.maximum(torch.minimum(l + (u - l) * s, u), l) for s in t)
+        keep = loose | ~torch.isfinite(u - l)
+        smaller.append((torch.where(keep, l, a), torch.where(keep, u, b)))
+    inside = copy.copy(case)
+    inside.boxes = smaller
+    old, new, found = Matrices(case), Matrices(inside), []
+    low, high = inside._flat(0), inside._flat(1)
+    with np.errstate(invalid="ignore"):
+        x = np.where(case.finite[:, None], low + (high - low) * rng.random(low.shape), 0)[:, None]
+    eps = np.finfo(np.float64 if op.site.dtype == torch.float64 else np.float32).eps
+    for name, sign in (("lower", 1), ("upper", -1)):
+        before, after = (
+            (x @ getattr(m, name).transpose(0, 2, 1))[:, 0] + getattr(m, f"{name[:2]}_b") for m in (old, new)
+        )
+        room = (300 * eps + 1e-9) * (old.lo_w + old.up_w + 1e-6)
+        with np.errstate(invalid="ignore"):
+            if (sign * (after - before) > room)[case.finite].any():
+                found.append(f"{op.site.kind}: the {name} planes gain where nothing is loose")
+    return found
+
+
+CHECKS = (interval, planes, infinite, weights, pulls, terms, touching, pushed, settled)
 
 
 def violations(case: Case) -> list[str]:

@@ -286,3 +286,28 @@ def test_a_damaged_joint_is_noticed(kind, damage):
     case = joints(kind, torch.float32, most=1)[0]
     case.op = tampered(case.op, **{method: change})
     assert check(case)
+
+
+@pytest.mark.parametrize("method", ("push", "reach"))
+@pytest.mark.parametrize("kind", kinds_of(Joint))
+def test_planes_that_are_pushed_wrongly_are_noticed(kind, method):
+    case = joints(kind, torch.float32, most=1)[0]
+    if case.op.relax(*case.boxes).fan:
+        assert not joint_checks.pushed(case)
+        halved = (lambda y: 0.5 * y) if method == "push" else None
+        case.op = tampered(case.op, relax=lambda p: answering(p, "push", halved) if halved else short(p))
+        assert joint_checks.pushed(case)
+
+
+def short(planes):
+    bad, reach = copy.copy(planes), type(planes).reach
+    bad.__class__ = type("Changed", (type(planes),), {"reach": lambda self, *rs: 0.9 * reach(self, *rs)})
+    return bad
+
+
+@pytest.mark.parametrize("kind", kinds_of(Joint))
+def test_entries_that_are_wrongly_called_settled_are_noticed(kind):
+    case = joints(kind, torch.float32, most=1)[0]
+    assert not joint_checks.settled(case)
+    case.op = tampered(case.op, loose=lambda parts: tuple(torch.zeros_like(p) for p in parts))
+    assert joint_checks.settled(case)

@@ -21,7 +21,7 @@ Symbols: D domains, S rows; a, b, y (D, *shape) without the axes of length 1 tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -119,14 +119,34 @@ class ContractionPlanes(Planes):
         return tuple(found)
 
     def values(self, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        eq, found = self.eq, []
-        a, b = (x.reshape(*x.shape[:2], *eq.shape(t)) for x, t in zip(xs, (eq.a, eq.b)))
+        found = []
         for p, q, offset in zip(self.in_a, self.in_b, (self.lo_b, self.up_b)):
-            y = torch.einsum(f"{DOMAIN}{ROW}{eq.a},{DOMAIN}{eq.b}->{DOMAIN}{ROW}{eq.out}", a, p)
-            y = y + torch.einsum(f"{DOMAIN}{eq.a},{DOMAIN}{ROW}{eq.b}->{DOMAIN}{ROW}{eq.out}", q, b)
-            y = y if self.known is None else y * self.known.unsqueeze(1)
-            found.append(y.reshape(*xs[0].shape[:2], *offset.shape[1:]) + offset.unsqueeze(1))
+            found.append(self._apply(p, q, *xs) + offset.unsqueeze(1))
         return found[0], found[1]
+
+    @property
+    def fan(self) -> int:
+        return 4 * prod(self.eq.length[c] for c in self.eq.sums)
+
+    def push(self, low: Sequence[Tensor], high: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        found = []
+        for p, q, first, second in zip(self.in_a, self.in_b, (low, high), (high, low)):
+            y = self._apply(p.clamp(min=0), q.clamp(min=0), *first)
+            found.append(y + self._apply(p.clamp(max=0), q.clamp(max=0), *second))
+        return found[0], found[1]
+
+    def reach(self, *rs: Tensor) -> Tensor:
+        p, q = (torch.maximum(s[0].abs(), s[1].abs()) for s in (self.in_a, self.in_b))
+        return self._apply(p, q, *rs)
+
+    def _apply(self, p: Tensor, q: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """p a + q b for a, b (D, P, *in_shape): (D, P, *out_shape)."""
+        eq, lead = self.eq, a.shape[:2]
+        a, b = (x.reshape(*lead, *eq.shape(t)) for x, t in zip((a, b), (eq.a, eq.b)))
+        y = torch.einsum(f"{DOMAIN}{ROW}{eq.a},{DOMAIN}{eq.b}->{DOMAIN}{ROW}{eq.out}", a, p)
+        y = y + torch.einsum(f"{DOMAIN}{eq.a},{DOMAIN}{ROW}{eq.b}->{DOMAIN}{ROW}{eq.out}", q, b)
+        y = y if self.known is None else y * self.known.unsqueeze(1)
+        return y.reshape(*lead, *self.lo_b.shape[1:])
 
 
 class Contraction(Joint):

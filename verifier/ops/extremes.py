@@ -122,7 +122,7 @@ class Extreme(Joint):
         wide_l, wide_u = self._of(l), self._of(u)
         best = wide_l.amax(-1, keepdim=True)
         over = wide_u > best
-        counts = over & (over.sum(-1, keepdim=True) > 1)
+        counts = over & ((over.sum(-1, keepdim=True) > 1) | (wide_l < best))
         flags = torch.zeros_like(l)
         flags.scatter_add_(1, self.index.flatten().expand(l.shape[0], -1), counts.flatten(1).to(l.dtype))
         flags = (flags > 0) & (u > l)

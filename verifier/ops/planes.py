@@ -54,10 +54,33 @@ class EntryPlanes(Planes):
         for coefs, offset in ((self.lower, self.lo_b), (self.upper, self.up_b)):
             y = offset.unsqueeze(1)
             for c, x in zip(coefs, xs):
-                wide = lift(x.flatten(0, 1), self.rank)
-                y = y + c.unsqueeze(1) * wide.reshape(*x.shape[:2], *wide.shape[1:])
+                y = y + c.unsqueeze(1) * self._wide(x)
             found.append(y)
         return found[0], found[1]
+
+    @property
+    def fan(self) -> int:
+        return 2 * len(self.in_shapes)
+
+    def push(self, low: Sequence[Tensor], high: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        found = []
+        for coefs, first, second in ((self.lower, low, high), (self.upper, high, low)):
+            y = 0.0
+            for c, x, other in zip(coefs, first, second):
+                c = c.unsqueeze(1)
+                y = y + c.clamp(min=0) * self._wide(x) + c.clamp(max=0) * self._wide(other)
+            found.append(y)
+        return found[0], found[1]
+
+    def reach(self, *rs: Tensor) -> Tensor:
+        return sum(
+            torch.maximum(a.abs(), b.abs()).unsqueeze(1) * self._wide(r) for a, b, r in zip(self.lower, self.upper, rs)
+        )
+
+    def _wide(self, x: Tensor) -> Tensor:
+        """(D, P, *in) with as many axes as the result has."""
+        wide = lift(x.flatten(0, 1), self.rank)
+        return wide.reshape(*x.shape[:2], *wide.shape[1:])
 
 
 def outward(low: Tensor, high: Tensor, ulps: float = 1.0) -> tuple[Tensor, Tensor]:

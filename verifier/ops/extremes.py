@@ -65,12 +65,24 @@ class PickedPlanes(Planes):
         return tuple(t.reshape(*lead, *s) for t, s in zip(total.split(self.sizes, 2), self.shapes))
 
     def values(self, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        x, found = torch.cat([t.flatten(2) for t in xs], 2), []
-        for (place, slope), offset in ((self.lower, self.lo_b), (self.upper, self.up_b)):
-            where = place.flatten(1).unsqueeze(1).expand(-1, x.shape[1], -1)
-            terms = x.gather(2, where).reshape(*x.shape[:2], *place.shape[1:]) * slope.unsqueeze(1)
-            found.append(terms.sum(-1).reshape(*x.shape[:2], *offset.shape[1:]) + offset.unsqueeze(1))
-        return found[0], found[1]
+        low, high = self.push(xs, xs)
+        return low + self.lo_b.unsqueeze(1), high + self.up_b.unsqueeze(1)
+
+    fan = 2
+
+    def push(self, low: Sequence[Tensor], high: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._apply(self.lower, low), self._apply(self.upper, high)  # no slope is negative
+
+    def reach(self, *rs: Tensor) -> Tensor:
+        return torch.maximum(self._apply(self.lower, rs), self._apply(self.upper, rs))
+
+    def _apply(self, side: tuple[Tensor, Tensor], xs: Sequence[Tensor]) -> Tensor:
+        """Slopes times entries of x_i (D, P, *in_i), summed: (D, P, *out)."""
+        place, slope = side
+        x = torch.cat([t.flatten(2) for t in xs], 2)
+        where = place.flatten(1).unsqueeze(1).expand(-1, x.shape[1], -1)
+        terms = x.gather(2, where).reshape(*x.shape[:2], *place.shape[1:]) * slope.unsqueeze(1)
+        return terms.sum(-1).reshape(*x.shape[:2], *self.lo_b.shape[1:])
 
 
 class Extreme(Joint):

@@ -11,6 +11,9 @@ import numpy as np
 from verifier.net.graph import Network, Node, Tensor
 
 F = np.dtype(np.float32)
+ENTRYWISE = ["Mul", "Max", "Min"]  # joint functions of two values
+ALONG, REDUCED = ["Softmax", "LogSoftmax"], ["ReduceLogSumExp", "ReduceMax", "ReduceMin"]  # joint functions along axes
+REACHED = [*ENTRYWISE, "MatMul", "Einsum", *ALONG, *REDUCED, "MaxPool"]
 Value = tuple[str, tuple[int, int, int]]  # a name and its shape
 
 
@@ -88,6 +91,13 @@ def pool(b: Builder) -> None:
     b.emit("AveragePool", (x,), (1, c, n), count_include_pad=int(b.rng.integers(2)), **attrs)
 
 
+def largest(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    k, t = min(int(b.rng.integers(1, 5)), n), int(b.rng.integers(1, 3))
+    attrs = {"kernel_shape": (k,), "strides": (t,), "dilations": (1,), "pads": (k - 1, 0), "ceil_mode": 0}
+    b.emit("MaxPool", (x,), (1, c, (n - 1) // t + 1), **attrs)
+
+
 def normalisation(b: Builder) -> None:
     x, shape = b.pick()
     b.emit("BatchNormalization", (x, b.weight(shape[1], wide=True), b.weight(shape[1], wide=True)), shape)
@@ -111,6 +121,35 @@ def multiple(b: Builder) -> None:
         name = b.weight(s[2])
         b.constants[name] = np.where(np.abs(b.constants[name]) < 0.3, F.type(0.3), b.constants[name])
         b.emit("Div", (x, name), s)
+
+
+def combination(b: Builder) -> None:
+    """A joint function of two values that broadcast; of a value and itself, read backwards, where they do not."""
+    kind, (x, s), (y, t) = str(b.rng.choice(ENTRYWISE)), b.pick(), b.pick()
+    if not all(p == q or 1 in (p, q) for p, q in zip(s, t)):
+        b.emit("Slice", (x,), s, axes=(2,), starts=(s[2] - 1,), ends=(-1,), steps=(-1,))
+        y, t = b.values[-1]
+    b.emit(kind, (x, y), np.broadcast_shapes(s, t))
+
+
+def group(b: Builder) -> None:
+    """A joint function along one axis or two."""
+    (x, s), kind = b.pick(), str(b.rng.choice(ALONG + REDUCED))
+    axes = ((1,), (2,), (1, 2))[int(b.rng.integers(3))]
+    shape = tuple(1 if k in axes else n for k, n in enumerate(s)) if kind in REDUCED else s
+    b.emit(kind, (x,), shape, axes=axes, **({"keepdims": 1} if kind in REDUCED else {}))
+
+
+def contraction(b: Builder) -> None:
+    """A matrix product of two values: of a value and another, or itself, transposed."""
+    (x, s), (y, t) = b.pick(), b.pick()
+    if s[2] != t[2]:
+        y, t = x, s
+    b.emit("Transpose", (y,), (1, t[2], t[1]), perm=(0, 2, 1))
+    if b.rng.random() < 0.5:
+        b.emit("MatMul", (x, b.values[-1][0]), (1, s[1], t[1]))
+    else:
+        b.emit("Einsum", (x, y), (1, t[1], s[1]), equation="nij,nkj->nki")
 
 
 def reduction(b: Builder) -> None:
@@ -176,16 +215,18 @@ STEPS = (
     multiple,
     reduction,
 )
+JOINTS = (combination, contraction, group, largest)
 STEPS += (transposition, backwards, join, repetition, border, stretch, running, choice)
 
 
 def build(seed: int, functions: list[tuple[str, dict]]) -> Network:
-    """A graph in which about every third node is one of `functions` (kind, attributes)."""
+    """A graph in which about every third node is one of `functions` (kind, attributes), every seventh a joint one."""
     b = Builder(seed, int(np.random.default_rng(seed).integers(1, 7)))
     for _ in range(int(b.rng.integers(3, 11))):
         if b.rng.random() < 0.4:
             (x, shape), (kind, attrs) = b.pick(), functions[int(b.rng.integers(len(functions)))]
             b.emit(kind, (x,), shape, **attrs)
         else:
-            STEPS[int(b.rng.integers(len(STEPS)))](b)
+            steps = JOINTS if b.rng.random() < 0.25 else STEPS
+            steps[int(b.rng.integers(len(steps)))](b)
     return b.network()

@@ -12,7 +12,7 @@ collects rounding errors.
 Affine y = M z + b: with C = (L + U) / 2 and R = (U - L) / 2, |z - C(t)| <= R(t) + e, so y lies in M C(t) + b ± (|M|
 R(t) + |M| e). Column j of the planes is off by at most gamma |M| (|C_j| + |R_j|) + gamma |b|, and |t_j| <= 1: all
 columns together go to e. Nonlinear y = f(z) with lines on z's box: L' = lo_a+ L + lo_a- U + lo_b, U' likewise, e' =
-max(|lo_a|, |up_a|) e plus the rounding of that.
+max(|lo_a|, |up_a|) e plus the rounding of that. A joint y is treated alike with the matrices of its planes.
 
 Symbols: D domains, m input dimensions; planes (D, m + 1, *shape), column 0 the constant; e (D, *shape).
 """
@@ -54,7 +54,8 @@ class Walker:
             if isinstance(step.op, Affine):
                 self.planes[self.at] = _affine(step, self._inputs(step))
             elif isinstance(step.op, Joint):
-                self.planes[self.at] = self._flat(trace, self.at)
+                inputs, fan = self._inputs(step), trace.lines[self.at].fan
+                self.planes[self.at] = _enclosed(trace, self.at, inputs) if fan else self._flat(trace, self.at)
             else:
                 self.planes[self.at] = _relaxed(trace, self.at, self._inputs(step)[0])
             for i in step.inputs:
@@ -69,7 +70,7 @@ class Walker:
         trace.boxes[value] = (torch.where(crossed, l, below), torch.where(crossed, u, above))
 
     def _flat(self, trace: Trace, value: int) -> Planes:
-        """The box as planes without slope: what is carried through a joint step."""
+        """The box as planes without slope: what is carried through a joint step whose planes cannot be pushed."""
         l, u = trace.boxes[value]
         rest = l.new_zeros((l.shape[0], self.program.n_in, *l.shape[1:]))
         return tuple(torch.cat([t.unsqueeze(1), rest], 1) for t in (l, u)) + (torch.zeros_like(l),)
@@ -138,6 +139,23 @@ def _relaxed(trace: Trace, k: int, planes: Planes) -> Planes:
         slack = slack + 4 * eps * (low.shape[1] + 2) * magnitude + 8 * tiny * low.shape[1]
         sides.append(y)
     return sides[0], sides[1], slack * (1 + 8 * eps)
+
+
+def _enclosed(trace: Trace, k: int, inputs: list[Planes]) -> Planes:
+    """Through the planes of a joint step: L' = L+ low + L- high + lo_b, U' likewise.
+
+    e' = |matrix| e, and the rounding of sums of `fan` products, of all columns together.
+    """
+    planes, dtype = trace.lines[k], inputs[0][0].dtype
+    low, high = planes.push([p[0] for p in inputs], [p[1] for p in inputs])
+    columns = low.shape[1]
+    info, g = torch.finfo(dtype), 2 * gamma(planes.fan + columns + 12, dtype)
+    lost = [e + g * torch.maximum(a.abs(), b.abs()).sum(1) for a, b, e in inputs]
+    e = planes.reach(*(t.unsqueeze(1) for t in lost))[:, 0] * (1 + g)
+    e = e + 4 * info.eps * (planes.lo_b.abs() + planes.up_b.abs()) + 8 * info.tiny * (planes.fan + 1) * columns
+    low = torch.cat([low[:, :1] + planes.lo_b.unsqueeze(1), low[:, 1:]], 1)
+    high = torch.cat([high[:, :1] + planes.up_b.unsqueeze(1), high[:, 1:]], 1)
+    return low, high, e
 
 
 @METHODS.add("forward")

@@ -22,7 +22,7 @@ absolute products, in any order of summation (Higham, Accuracy and Stability of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -221,6 +221,20 @@ class Planes:
 
     def values(self, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """The lower and the upper planes (D, P, *out_shape) at points x_i (D, P, *in_shape_i); not rounded outward."""
+        raise NotImplementedError
+
+    # Most products summed in one entry of `push` and of `reach`; 0 where planes do not have these.
+    fan: int = 0
+
+    def push(self, low: Sequence[Tensor], high: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """For low_i, high_i (D, P, *in_shape_i): L+ low + L- high and U+ high + U- low (D, P, *out_shape).
+
+        L+ and L- are the matrix's positive and negative entries; without the offsets.
+        """
+        raise NotImplementedError
+
+    def reach(self, *rs: Tensor) -> Tensor:
+        """Entry by entry at least |L| r and |U| r for r_i >= 0 (D, P, *in_shape_i)."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Functions of two operands that can be evaluated but not bounded yet: comparisons, logic, powers, extremes.
+"""Functions of two operands that can be evaluated but not bounded yet: comparisons, logic, powers.
 
 Both operands depend on x or one is constant; they act entry by entry and broadcast as in numpy. Comparisons give truth
 values, which a Cast makes numbers.
@@ -21,8 +21,6 @@ def power(a: Tensor, b: Tensor) -> Tensor:
 
 BINARY = {
     "Pow": power,
-    "Max": torch.maximum,
-    "Min": torch.minimum,
     "Equal": torch.eq,
     "Less": torch.lt,
     "Greater": torch.gt,
@@ -35,7 +33,7 @@ BINARY = {
 }
 
 
-@OPS.add("Pow", "Max", "Min", "PRelu")
+@OPS.add("Pow", "PRelu")
 @OPS.add("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor")
 class Binary(Entrywise):
     def __init__(self, site: Site):

@@ -39,7 +39,7 @@ class EntryPlanes(Planes):
             total = offset.abs()
             for c, s in zip(coefs, sizes):
                 total = total + torch.where(c == 0, 0.0, c.abs() * s)
-            weights.append(total)
+            weights.append(total * (1 + 4 * (len(boxes) + 1) * torch.finfo(total.dtype).eps))
         super().__init__(lo_b, up_b, *weights)
 
     def pull(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, ...]:
@@ -54,10 +54,51 @@ class EntryPlanes(Planes):
         for coefs, offset in ((self.lower, self.lo_b), (self.upper, self.up_b)):
             y = offset.unsqueeze(1)
             for c, x in zip(coefs, xs):
-                wide = lift(x.flatten(0, 1), self.rank)
-                y = y + c.unsqueeze(1) * wide.reshape(*x.shape[:2], *wide.shape[1:])
+                y = y + c.unsqueeze(1) * self._wide(x)
             found.append(y)
         return found[0], found[1]
+
+    @property
+    def fan(self) -> int:
+        return 2 * len(self.in_shapes)
+
+    def push(self, low: Sequence[Tensor], high: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        found = []
+        for coefs, first, second in ((self.lower, low, high), (self.upper, high, low)):
+            y = 0.0
+            for c, x, other in zip(coefs, first, second):
+                c = c.unsqueeze(1)
+                y = y + c.clamp(min=0) * self._wide(x) + c.clamp(max=0) * self._wide(other)
+            found.append(y)
+        return found[0], found[1]
+
+    def reach(self, *rs: Tensor) -> Tensor:
+        return sum(
+            torch.maximum(a.abs(), b.abs()).unsqueeze(1) * self._wide(r) for a, b, r in zip(self.lower, self.upper, rs)
+        )
+
+    def _wide(self, x: Tensor) -> Tensor:
+        """(D, P, *in) with as many axes as the result has."""
+        wide = lift(x.flatten(0, 1), self.rank)
+        return wide.reshape(*x.shape[:2], *wide.shape[1:])
+
+
+def outward(low: Tensor, high: Tensor, ulps: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Ends moved outward by `ulps` machine epsilons of their size; NaN becomes an infinite end.
+
+    What overflowed is finite in truth: a lower end never exceeds the largest number, an upper one is never below minus
+    that.
+    """
+    info = torch.finfo(low.dtype)
+    low = (low - ulps * info.eps * low.abs() - info.tiny).clamp(max=info.max)
+    high = (high + ulps * info.eps * high.abs() + info.tiny).clamp(min=-info.max)
+    inf = float("inf")
+    return torch.where(torch.isnan(low), -inf, low), torch.where(torch.isnan(high), inf, high)
+
+
+def wide_boxes(boxes: Sequence[tuple[Tensor, Tensor]], out: Shape) -> list[tuple[Tensor, Tensor]]:
+    """Boxes (D, *in_shape_i) broadcast to (D, *out)."""
+    return [tuple(lift(t, len(out)).expand(t.shape[0], *out) for t in box) for box in boxes]
 
 
 def most_repeats(out: Shape, shapes: Sequence[Shape]) -> int:

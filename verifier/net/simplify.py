@@ -98,17 +98,28 @@ node.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from verifier.net import rewrites_affine as affine
+from verifier.net import rewrites_einsum as einsum
+from verifier.net import rewrites_extremes as extremes
+from verifier.net import rewrites_functions as functions
+from verifier.net import rewrites_gates as gates
+from verifier.net import rewrites_relus as relus
 from verifier.net import rules_affine, rules_moves, rules_other, rules_resize  # noqa: F401  (they register their rules)
 from verifier.net.draft import Draft, Raw
-from verifier.net.graph import Network, Node, Tensor
+from verifier.net.graph import Network, Tensor
+from verifier.net.local import Local, apply_local
 
 Rewrite = Callable[[Draft, frozenset[str]], bool]
+
+NEVER_THE_SAME = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+NEVER_THE_SAME |= {"Dropout", "DropoutDynamic", "Dropout:1", "DropoutDynamic:1"}
+LARGEST_KEY = 64  # entries of an array that is compared by its content
 
 
 def simplify(
@@ -118,8 +129,10 @@ def simplify(
     outputs: tuple[str, ...],
     source: str = "",
     keep: tuple[str, ...] = (),
+    rewrite: bool = True,
 ) -> Network:
-    """Brings the operators to the normal form. Tensors in `outputs` and `keep` survive under their names."""
+    """Brings the operators to the normal form, and replaces and merges them unless `rewrite` is off. Tensors in
+    `outputs` and `keep` survive under their names."""
     for raw in raws:
         if any(o and o not in draft.values for o in raw.outputs):
             draft.apply(raw)
@@ -127,7 +140,7 @@ def simplify(
     roots = frozenset((*outputs, *keep))
     changed = True
     while changed:
-        changed = any([rewrite(draft, roots) for rewrite in REWRITES])
+        changed = any([step(draft, roots) for step in (*TIDYING, *(REWRITES if rewrite else ()))])
     used = {i for n in draft.nodes for i in n.inputs}
     constants = {name: value for name, value in draft.values.items() if name in used}
     places = tuple(Tensor(o, draft.shapes[o], draft.dtypes[o]) for o in outputs)
@@ -151,11 +164,6 @@ def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, .
             g.emit("Reshape", (y,), name)
         result.append(name)
     return tuple(result)
-
-
-def consumers(g: Draft) -> Counter:
-    """How many operand slots read each tensor."""
-    return Counter(i for n in g.nodes for i in n.inputs)
 
 
 def drop_dead(g: Draft, roots: frozenset[str]) -> bool:
@@ -199,35 +207,29 @@ def drop_identities(g: Draft, roots: frozenset[str]) -> bool:
     return True
 
 
-def merge_bias(g: Draft, roots: frozenset[str]) -> bool:
-    """Linear, then Add of a constant that is the same for every row: one Linear. Two biases are summed in float64."""
-    count, by_name, gone = consumers(g), {n.name: n for n in g.nodes}, set()
-    nodes: list[Node] = []
-    for n in g.nodes:
-        linear, bias = bias_after_linear(g, n, by_name)
-        if linear is not None and count[linear.name] == 1 and linear.name not in roots:
-            x, w, b = linear.inputs
-            if b:
-                bias = g.values[b].astype(np.float64) + bias.astype(np.float64)
-            n = replace(n, kind="Linear", inputs=(x, w, g.constant(bias, n.name)))
-            gone.add(linear.name)
-            by_name[n.name] = n
-        nodes.append(n)
-    g.nodes = [n for n in nodes if n.name not in gone]
-    return bool(gone)
+def drop_duplicates(g: Draft, roots: frozenset[str]) -> bool:
+    """Of two nodes that compute the same from the same, readers of the second read the first."""
+    seen: dict[tuple, str] = {}
+    alias: dict[str, str] = {}
+    number = {name: key for name, value in g.values.items() if (key := small_key(value)) is not None}
+    for k, n in enumerate(g.nodes):
+        inputs = tuple(alias.get(i, i) for i in n.inputs)
+        if inputs != n.inputs:
+            g.nodes[k] = n = replace(n, inputs=inputs)
+        if n.kind not in NEVER_THE_SAME:
+            attrs = tuple((a, small_key(v) or repr(v)) for a, v in sorted(n.attrs.items()))
+            key = (n.kind, tuple(number.get(i, i) for i in inputs), n.shape, n.dtype, attrs)
+            first = seen.setdefault(key, n.name)
+            if first != n.name and n.name not in roots:
+                alias[n.name] = first
+    return bool(alias)
 
 
-def bias_after_linear(g: Draft, n: Node, by_name: dict[str, Node]) -> tuple[Node | None, np.ndarray | None]:
-    """The Linear under an Add and the constant as a vector (out,), or None and None."""
-    if n.kind != "Add" or not n.shape:
-        return None, None
-    for x, c in (n.inputs, n.inputs[::-1]):
-        linear = by_name.get(x)
-        if linear is not None and linear.kind == "Linear" and c in g.values and linear.shape == n.shape:
-            value = g.values[c]
-            if value.size == 1 or value.size == value.shape[-1] == n.shape[-1]:
-                return linear, np.broadcast_to(value.reshape(-1), n.shape[-1:])
-    return None, None
+def small_key(value: object) -> tuple | None:
+    """What tells an array from others, None for large ones and for what is none."""
+    if not isinstance(value, np.ndarray) or value.size > LARGEST_KEY:
+        return None
+    return value.shape, value.dtype.str, value.tobytes()
 
 
 def merge_reshapes(g: Draft, roots: frozenset[str]) -> bool:
@@ -266,4 +268,19 @@ def merge_transposes(g: Draft, roots: frozenset[str]) -> bool:
     return changed
 
 
-REWRITES: tuple[Rewrite, ...] = (drop_dead, drop_identities, merge_transposes, merge_reshapes, merge_bias)
+def joined(*families: dict[str, tuple[Local, ...]]) -> dict[str, tuple[Local, ...]]:
+    """Local rewrites by kind, earlier families first."""
+    kinds = {kind for family in families for kind in family}
+    return {kind: tuple(rule for family in families for rule in family.get(kind, ())) for kind in kinds}
+
+
+REST = joined(
+    affine.FIRST, affine.LAST, functions.RULES, gates.RULES, extremes.RULES, einsum.RULES, {"Linear": (relus.lookup,)}
+)
+TIDYING: tuple[Rewrite, ...] = (drop_dead, drop_identities, merge_transposes, merge_reshapes)
+REWRITES: tuple[Rewrite, ...] = (
+    drop_duplicates,
+    partial(apply_local, rules=affine.FIRST),
+    partial(apply_local, rules=relus.SPLITS),
+    partial(apply_local, rules=REST),
+)

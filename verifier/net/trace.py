@@ -339,3 +339,5 @@ def refuse_large(slim: onnx.ModelProto) -> None:
             raise ModelError(f"tensor {info.name!r} of shape {dims} is too large")
     if total > MAX_TOTAL:
         raise ModelError(f"the model's tensors together have {total} entries, too many to hold")
+
+

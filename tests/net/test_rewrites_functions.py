@@ -170,8 +170,8 @@ def test_gates():
     assert only(net).kind == "Swish" and only(net).attrs == {"alpha": 1.0}
     net = check(model([node("Softplus", "x", "s"), node("Tanh", "s", "t"), node("Mul", "x t")], ends))
     assert only(net).kind == "Mish"
-    net = check(model([node("Add", "x k", "z"), node("Clip", "z o s", "t"), node("Mul", "x t", "p"), node("Div", "p s")],
-                      {"x": (2, 3)}, k=F(3), o=F(0), s=F(6)), high=5.0, low=-5.0)  # fmt: skip
+    nodes = [node("Add", "x k", "z"), node("Clip", "z o s", "t"), node("Mul", "x t", "p"), node("Div", "p s")]
+    net = check(model(nodes, {"x": (2, 3)}, k=F(3), o=F(0), s=F(6)), high=5.0, low=-5.0)
     assert only(net).kind == "HardSwish"
     net = check(model([node("HardSigmoid", "x", "s", alpha=1 / 6, beta=0.5), node("Mul", "x s")], ends))
     assert set(kinds(net)) == {"Mul", "HardSwish"}

@@ -110,7 +110,7 @@ from verifier.net import rewrites_extremes as extremes
 from verifier.net import rewrites_functions as functions
 from verifier.net import rewrites_gates as gates
 from verifier.net import rewrites_relus as relus
-from verifier.net import rules_affine, rules_moves, rules_other, rules_resize  # noqa: F401  (they register their rules)
+from verifier.net import rules_affine, rules_moves, rules_other, rules_recurrent, rules_resize  # noqa: F401
 from verifier.net.draft import Draft, Raw
 from verifier.net.graph import Network, Tensor
 from verifier.net.local import Local, apply_local

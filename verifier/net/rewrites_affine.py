@@ -279,7 +279,7 @@ def product(v: np.ndarray, w: np.ndarray) -> np.ndarray | None:
     """V W, term by term where W is mostly zeros; None where it would take too long."""
     if v.shape[0] * w.size <= MAX_WORK // 8:
         return v @ double(w)
-    column, row = np.nonzero(w.T)
+    column, row = by_column(w)
     if v.shape[0] * len(row) > MAX_WORK // 8:
         return v @ double(w) if v.shape[0] * w.size <= MAX_WORK else None
     result = np.zeros((v.shape[0], w.shape[1]))
@@ -287,6 +287,15 @@ def product(v: np.ndarray, w: np.ndarray) -> np.ndarray | None:
         starts = np.flatnonzero(np.diff(column, prepend=-1))
         result[:, column[starts]] = np.add.reduceat(v.T[row] * double(w[row, column])[:, None], starts, axis=0).T
     return result
+
+
+def by_column(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of the entries that are not zero, column after column, in the order that memory allows."""
+    if w.flags.f_contiguous:
+        return np.nonzero(w.T != 0)
+    row, column = np.divmod(np.flatnonzero(w != 0), w.shape[1])
+    order = np.argsort(column, kind="stable")
+    return column[order], row[order]
 
 
 def add_linears(n: Node, c: Around) -> Nodes | None:

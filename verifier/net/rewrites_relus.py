@@ -23,7 +23,7 @@ import numpy as np
 
 from verifier.net.graph import Node
 from verifier.net.local import Around, Local, Nodes, become
-from verifier.net.rewrites_affine import MAX_WEIGHT, double, weights
+from verifier.net.rewrites_affine import MAX_WEIGHT, by_column, double, weights
 
 SHARE = 4  # one neuron in so many must be saved
 MAX_POINTS = 64  # breakpoints of a table
@@ -49,7 +49,7 @@ def opposite_pairs(w: np.ndarray, b: np.ndarray | None) -> list[tuple[int, int]]
 def keys(w: np.ndarray, b: np.ndarray | None) -> list[tuple[bytes, bytes]]:
     """What tells columns of W with b apart, and the key of their negatives: the places and values of what is not 0."""
     b = np.zeros(w.shape[1], w.dtype) if b is None else b + b.dtype.type(0)  # there is one zero now
-    column, row = np.nonzero(w.T)
+    column, row = by_column(w)
     values = w[row, column]
     ends = np.searchsorted(column, np.arange(w.shape[1] + 1)).tolist()
     found = []

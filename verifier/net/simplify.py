@@ -8,8 +8,7 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   kind                   inputs              attrs and meaning
 
   Linear                 x, c W (in, out), b y = x W + b on the last axis, any rank of x; b is c (out,) or ''. From
-                                             Gemm, MatMul by a constant matrix or vector on the right, and a constant
-                                             vector added to either
+                                             Gemm, and MatMul by a constant matrix or vector on the right
   MatMul                 a, b                numpy's matmul: both variable, or a constant on the left, or a constant
                                              stack of several matrices
   Conv                   x, W, b or ''       strides, dilations (s each), pads (2 s: all begins, then all ends),
@@ -24,6 +23,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   Add Sub Mul Div Pow    a, b                numpy broadcasting; either may be constant. Sum becomes Adds; Mean
                                              becomes Adds and a Div; Mul (x, x) becomes Pow (x, 2)
   Max Min                a, b                numpy broadcasting; longer lists become chains, a single one vanishes
+  MaxJoin                b, r, a             b + r, where r = relu(a - b) (broadcasting): the maximum of a and b
+  MinJoin                a, r, b             a - r, where r = relu(a - b): the minimum of a and b
   Equal Less Greater     a, b                likewise; also LessOrEqual GreaterOrEqual And Or Xor, and Not with one
                                              input
   Where                  condition, a, b     broadcasting
@@ -33,6 +34,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   LeakyRelu Elu Celu     x                   alpha; also ThresholdedRelu (alpha), Selu (alpha, gamma), HardSigmoid
                                              (alpha, beta), Gelu (approximate: 'none' or 'tanh'), Shrink (bias,
                                              lambd), Swish (alpha)
+  Table                  x                   points (ascending), slopes (one more), value: floats. Piecewise linear
+                                             with these slopes between the points and `value` at the first
   PRelu                  x, slope            slope broadcasts to x
   Clip                   x                   min, max: floats, -inf or inf where absent. Bounds that depend on x:
                                              Max, then Min
@@ -77,7 +80,24 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
 Vanish: Identity, Dropout, Constant, and Shape, Size, ConstantOfShape, Range, EyeLike, … where they are constant.
 Rewritten into others: DepthToSpace, SpaceToDepth (Reshape, Transpose, Reshape), Trilu (Mul by a constant mask),
 LayerNormalization, InstanceNormalization, GroupNormalization, RMSNormalization, LpNormalization (ReduceMean, Sub, Mul,
-Sqrt, Div, …), Gemm with two variable matrices (MatMul, Add).
+Sqrt, Div, …), Gemm with two variable matrices (MatMul, Add), LSTM, GRU, RNN (Linear, Sigmoid, Tanh, Mul, … for every
+step).
+
+Rewrites. What stands above is the normal form of each operator by itself; with `rewrite` (the default) nodes are then
+merged and replaced, exactly in real arithmetic, each rewrite saying why. What follows holds afterwards:
+  affine       no Sub of a constant (Add). Maps entry by entry with constants are inside a neighbouring Linear, Conv or
+               ConvTranspose, and one after another are one, as far as nobody reads what lies between. A Linear after a
+               Linear is one where that is no larger; two of one tensor that are added are one
+  numbers      no Div by a variable (Mul by a Reciprocal), except of integers; no Mul of a tensor by itself; no Pow to
+               1, 1/2, -1 (Sqrt, Reciprocal); no HardSigmoid (Mul, Add, Clip); no Clip to [0, inf) (Relu); clippings in
+               a row are one. Softmax, Softplus, Sigmoid, Gelu by erf, Swish, Mish and HardSwish are so however they are
+               spelled
+  extremes     no Max or Min of floating-point numbers (Sub, Relu, MaxJoin or MinJoin; with finite constants Add, Relu,
+               Add), no MaxPool, ReduceMax and ReduceMin over up to 9 entries, while the graph is small
+  ReLUs        no pairs of opposite neurons between two Linears, where they are many; sums of ReLUs of one number are
+               Tables
+  products     no Einsum of two variables that is a MatMul or Mul of them (with Transposes and Reshapes)
+  duplicates   no two nodes that compute the same, unless an output or a kept tensor is one
 
 Structure that depends on x. Where the indices, axes, pads, starts, shape or other structural input of an operator are
 not constant, the kind is '<Op>Dynamic', its inputs are those of the file (all of them), its attributes ONNX's:
@@ -91,9 +111,9 @@ and the inputs and attributes of the first ('TopK:1' are the indices).
 Everything else keeps ONNX's kind, inputs and attributes, with the defaults of its opset filled in.
 
 Constants. Untouched weights keep their element type; constants that an operator of the file computes are what ONNX
-Runtime computes; those derived here (BatchNormalization's, Gemm's alpha W and beta b) are computed in float64 from the
-file's values and stay float64: whoever binds the network to a precision rounds them once. A network output is always a
-node.
+Runtime computes; those derived here (BatchNormalization's, Gemm's alpha W and beta b, merged weights) are computed in
+float64 from the file's values and stay float64: whoever binds the network to a precision rounds them once. A network
+output is always a node.
 """
 
 from __future__ import annotations

@@ -96,7 +96,9 @@ merged and replaced, exactly in real arithmetic, each rewrite saying why. What f
                Add), no MaxPool, ReduceMax and ReduceMin over up to 9 entries, while the graph is small
   ReLUs        no pairs of opposite neurons between two Linears, where they are many; sums of ReLUs of one number are
                Tables
-  products     no Einsum of two variables that is a MatMul or Mul of them (with Transposes and Reshapes)
+  products     no Einsum of two variables that is a MatMul or Mul of them (with Transposes and Reshapes); no MatMul of a
+               constant matrix and a column (Linear)
+  moves        no two Transposes or Reshapes with only functions of one number between them
   duplicates   no two nodes that compute the same, unless an output or a kept tensor is one
 
 Structure that depends on x. Where the indices, axes, pads, starts, shape or other structural input of an operator are
@@ -129,6 +131,7 @@ from verifier.net import rewrites_einsum as einsum
 from verifier.net import rewrites_extremes as extremes
 from verifier.net import rewrites_functions as functions
 from verifier.net import rewrites_gates as gates
+from verifier.net import rewrites_moves as moves
 from verifier.net import rewrites_relus as relus
 from verifier.net import rules_affine, rules_moves, rules_other, rules_recurrent, rules_resize  # noqa: F401
 from verifier.net.draft import Draft, Raw
@@ -295,7 +298,14 @@ def joined(*families: dict[str, tuple[Local, ...]]) -> dict[str, tuple[Local, ..
 
 
 REST = joined(
-    affine.FIRST, affine.LAST, functions.RULES, gates.RULES, extremes.RULES, einsum.RULES, {"Linear": (relus.lookup,)}
+    moves.RULES,
+    affine.FIRST,
+    affine.LAST,
+    functions.RULES,
+    gates.RULES,
+    extremes.RULES,
+    einsum.RULES,
+    {"Linear": (relus.lookup,)},
 )
 TIDYING: tuple[Rewrite, ...] = (drop_dead, drop_identities, merge_transposes, merge_reshapes)
 REWRITES: tuple[Rewrite, ...] = (

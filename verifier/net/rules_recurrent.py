@@ -121,11 +121,11 @@ def activations(n: Raw, directions: int) -> list[Callable[[Builder, str], str]]:
     names = n.attrs.get("activations") or DEFAULTS[n.op] * directions
     alphas, betas = iter(n.attrs.get("activation_alpha") or ()), iter(n.attrs.get("activation_beta") or ())
     count = len(DEFAULTS[n.op]) * directions
-    return [activation(name.lower(), alphas, betas, n.attrs.get("clip")) for name in names[:count]]
+    return [activation(name.lower(), alphas, betas, n.attrs.get("clip", 0.0)) for name in names[:count]]
 
 
 def activation(
-    name: str, alphas: Iterator[float], betas: Iterator[float], clip: float | None
+    name: str, alphas: Iterator[float], betas: Iterator[float], limit: float
 ) -> Callable[[Builder, str], str]:
     if name not in PLAIN and name not in ALPHA:
         raise Dynamic(f"activation {name}")
@@ -133,8 +133,8 @@ def activation(
     beta = float(next(betas, BETA[name])) if name in BETA else 0.0
 
     def apply(b: Builder, x: str) -> str:
-        if clip:
-            x = b.emit("Clip", x, min=-float(clip), max=float(clip))
+        if limit:
+            x = b.emit("Clip", x, min=-limit, max=limit)
         if name in PLAIN:
             return b.emit(PLAIN[name], x)
         if name in SHAPED:

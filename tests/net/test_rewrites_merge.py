@@ -162,3 +162,19 @@ def test_duplicates_are_computed_once():
     assert sorted(kinds(net)) == ["Add", "Pow", "Sin", "Slice", "Sub"]
     kept = check(model(nodes[:3], {"x": (3, 3)}, outputs="a b c"))
     assert sorted(kinds(kept)) == ["Mul", "Sin", "Sin"]
+
+
+def test_nodes_that_differ_in_one_entry_are_two():
+    """Of a long list of indices, or in the last digits of a number."""
+    i = np.arange(3000)
+    j = np.where(i == 1500, 7, i)
+    nodes = [node("Gather", "x i", "a"), node("Gather", "x j", "b"), node("Sub", "a b")]
+    net = check(model(nodes, {"x": (3000,)}, i=i, j=j))
+    assert kinds(net) == ["Gather", "Gather", "Sub"]
+    scale = np.array([1, 1.5], np.float32)
+    half = [node("Resize", "x - s", f"v{k}", mode="linear", coordinate_transformation_mode=m)
+            for k, m in enumerate(("half_pixel", "asymmetric"))]  # fmt: skip
+    net = check(model([*half, node("Sub", "v0 v1")], {"x": (1, 1200)}, s=scale), tolerance=1e-3)
+    assert kinds(net) == ["Resize", "Resize", "Sub"]
+    slopes = [node("LeakyRelu", "x", f"v{k}", alpha=a) for k, a in enumerate((0.1, 0.1000001))]
+    assert kinds(check(model([*slopes, node("Sub", "v0 v1")], {"x": (4,)}))) == ["LeakyRelu", "LeakyRelu", "Sub"]

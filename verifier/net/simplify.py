@@ -142,7 +142,7 @@ Rewrite = Callable[[Draft, frozenset[str]], bool]
 
 NEVER_THE_SAME = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 NEVER_THE_SAME |= {"Dropout", "DropoutDynamic", "Dropout:1", "DropoutDynamic:1"}
-LARGEST_KEY = 64  # entries of an array that is compared by its content
+LARGEST_KEY = 64  # entries of a constant that is compared by its content, larger ones by name
 
 
 def simplify(
@@ -234,13 +234,13 @@ def drop_duplicates(g: Draft, roots: frozenset[str]) -> bool:
     """Of two nodes that compute the same from the same, readers of the second read the first."""
     seen: dict[tuple, str] = {}
     alias: dict[str, str] = {}
-    number = {name: key for name, value in g.values.items() if (key := small_key(value)) is not None}
+    number = {name: content(value) for name, value in g.values.items() if value.size <= LARGEST_KEY}
     for k, n in enumerate(g.nodes):
         inputs = tuple(alias.get(i, i) for i in n.inputs)
         if inputs != n.inputs:
             g.nodes[k] = n = replace(n, inputs=inputs)
         if n.kind not in NEVER_THE_SAME:
-            attrs = tuple((a, small_key(v) or repr(v)) for a, v in sorted(n.attrs.items()))
+            attrs = tuple((a, content(v)) for a, v in sorted(n.attrs.items()))
             key = (n.kind, tuple(number.get(i, i) for i in inputs), n.shape, n.dtype, attrs)
             first = seen.setdefault(key, n.name)
             if first != n.name and n.name not in roots:
@@ -248,11 +248,13 @@ def drop_duplicates(g: Draft, roots: frozenset[str]) -> bool:
     return bool(alias)
 
 
-def small_key(value: object) -> tuple | None:
-    """What tells an array from others, None for large ones and for what is none."""
-    if not isinstance(value, np.ndarray) or value.size > LARGEST_KEY:
-        return None
-    return value.shape, value.dtype.str, value.tobytes()
+def content(value: object) -> object:
+    """What tells an attribute or a constant from others: all of it, to the last bit."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, (tuple, list)):
+        return tuple(content(v) for v in value)
+    return type(value).__name__, repr(value)
 
 
 def merge_reshapes(g: Draft, roots: frozenset[str]) -> bool:

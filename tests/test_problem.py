@@ -286,6 +286,77 @@ def test_points_that_differ_between_regions_move():
     assert search(network, reached, config()).verdict == Verdict.SAT
 
 
+def ended(*steps: tuple[str, dict], shape=(1, 4)) -> Network:
+    """Functions one after another behind a Linear with four outputs."""
+    constants = {"W": np.array([[1.0, -2.0, 0.5, 3.0], [0.5, 1.0, -1.0, -0.25]], F), "b": np.zeros(4, F)}
+    nodes = [Node("v0", "Linear", ("x", "W", "b"), (1, 4), F), Node("v1", "Reshape", ("v0",), shape, F)]
+    for kind, attrs in steps:
+        nodes.append(Node(f"v{len(nodes)}", kind, (nodes[-1].name,), shape, F, attrs))
+    return Network((Tensor("x", (1, 2), F),), tuple(nodes), constants, (Tensor(nodes[-1].name, shape, F),), 13)
+
+
+COMPARED = [
+    [("Softmax", {"axes": (1,)})],
+    [("LogSoftmax", {"axes": (1,)})],
+    [("Sigmoid", {})],
+    [("LeakyRelu", {"alpha": 0.1}), ("Tanh", {}), ("Softmax", {"axes": (0, 1)})],
+    [("Elu", {"alpha": 0.5}), ("Reshape", {})],
+]
+
+
+@pytest.mark.parametrize("steps", COMPARED, ids=lambda steps: "-".join(k for k, _ in steps))
+def test_increasing_functions_before_comparisons_are_left_out(steps):
+    """Every row holds at the same points as before, and no function is left to bound."""
+    network = ended(*steps)
+    rows = [({2: 1.0, 3: -1.0}, 0.0), ({4: -2.0, 5: 2.0}, 0.0), ({3: -3.0, 5: 3.0}, 0.0), ({2: 1.0, 4: -1.0}, 0.0)]
+    q = query(2, 4, [([-1.0, -1.0], [1.0, 1.0])], [(0, rows[:1]), (0, rows[1:3]), (0, rows[1:])])
+    problem = compile_problem(network, q)
+    assert {n.kind for n in problem.network.nodes} <= {"Embed", "Slice", "Linear", "Reshape"}
+    seen = set()
+    for x in np.random.default_rng(3).uniform(-1, 1, (200, 2)):
+        y, flat = run(network, x)[0].reshape(-1), run(problem.network, x)[0]
+        signs = [[[np.sign(float(v)) for v in vs] for vs in row_values(p, 0, at).values()] for p, at in
+                 ((problem, flat), (problem, y))]  # fmt: skip
+        assert signs[0] == signs[1]
+        assert holds(problem, x, flat) == (q.holds(x, y) >= 0)
+        seen.add(holds(problem, x, flat))
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [({2: 1.0, 3: -1.0}, 0.1)],
+        [({2: 1.0, 3: -1.5}, 0.0)],
+        [({2: 1.0, 3: 1.0}, 0.0)],
+        [({2: 1.0}, 0.0)],
+        [({2: 1.0, 3: -0.5, 4: -0.5}, 0.0)],
+        [({2: 1.0, 0: -1.0}, 0.0)],
+        [({2: 1.0, 3: -1.0}, 0.0), ({4: 1.0}, -0.5)],
+    ],
+)
+def test_functions_stay_where_rows_say_more(rows):
+    q = query(2, 4, [([-1.0, -1.0], [1.0, 1.0])], [(0, [row]) for row in rows])
+    for steps in COMPARED:
+        kinds = [n.kind for n in compile_problem(ended(*steps), q).network.nodes]
+        assert all(k in kinds for k, _ in steps)
+
+
+def test_functions_stay_where_they_do_not_keep_the_order():
+    apart = query(2, 4, [([-1.0, -1.0], [1.0, 1.0])], [(0, [({2: 1.0, 4: -1.0}, 0.0)])])  # entries 0 and 2
+    within = query(2, 4, [([-1.0, -1.0], [1.0, 1.0])], [(0, [({2: 1.0, 3: -1.0}, 0.0)])])  # entries 0 and 1
+    groups = ended(("Softmax", {"axes": (1,)}), shape=(2, 2))
+    left = lambda network, q: {n.kind for n in compile_problem(network, q).network.nodes}
+    assert "Softmax" in left(groups, apart) and "Softmax" not in left(groups, within)
+    assert "Softmax" in left(ended(("Softmax", {"axes": (0,)}), shape=(2, 2)), within)
+    for kind, attrs in (("Relu", {}), ("LeakyRelu", {"alpha": -0.1}), ("Neg", {}), ("Abs", {})):
+        assert kind in left(ended((kind, attrs)), within)
+    network = ended(("Softmax", {"axes": (1,)}))
+    twice = Network(network.inputs, network.nodes, network.constants, (*network.outputs, *network.outputs), 13)
+    both = query(2, 8, [([-1.0, -1.0], [1.0, 1.0])], [(0, [({2: 1.0, 3: -1.0}, 0.0), ({6: 1.0}, -0.5)])])
+    assert "Softmax" in left(twice, both)
+
+
 def test_what_does_not_fit_is_said():
     network = dense([np.ones((2, 1))], [np.zeros(1)])
     row = [({0: 1.0}, 0.0)]

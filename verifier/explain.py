@@ -99,7 +99,7 @@ def operators() -> dict[str, frozenset[str]]:
 def _functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     import verifier.net
 
-    for path in Path(verifier.net.__path__[0]).glob("*.py"):
+    for path in Path(verifier.net.__path__[0]).glob("rules_*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef):
                 yield node.name, node

@@ -7,6 +7,11 @@ c0 <= 0. The property is unsatisfiable iff in every region every disjunct has a 
 Rows that mention inputs (alone or mixed) are rows over y as well: the inputs they need are appended to y, so the
 search never knows of them.
 
+Where every row over an output tensor compares two of its entries, y_i - y_j <= 0, a strictly increasing function at
+that output changes nothing and is left out (`without_last_functions`): softmax within one group, and functions of one
+number. In floating point softmax may round different logits to equal outputs, so a property may hold there and not for
+the logits by less than a rounding; `unsat` is claimed in real arithmetic, and `sat` is replayed on the original file.
+
 Symbols: n inputs of the model, m of them move, p outputs (with appended inputs), R regions, U distinct rows, S most
 rows in a region.
 
@@ -17,6 +22,7 @@ the property's float64 ends; whoever rounds them, rounds outward.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -61,7 +67,7 @@ def compile_problem(network: Network, query: Query) -> Problem:
     moving, base = _moving(lower, upper, network.dtype)
     named = np.unique(query.term_var[query.term_var < query.n_inputs])
     used = np.intersect1d(named, moving)
-    flat = _flatten(network, moving, base, used)
+    flat = _flatten(without_last_functions(network, query), moving, base, used)
     fixed = lower[0] if len(lower) else np.zeros(query.n_inputs)
     coef, row_of, const_of = _distinct_rows(query, used, fixed)
     row, const, slot, slots = _tables(query, regions, row_of, const_of)
@@ -102,6 +108,60 @@ def _moving(lower: np.ndarray, upper: np.ndarray, dtype: np.dtype) -> tuple[np.n
     if not len(moves):  # a single point: the search still needs a dimension to stand on
         moves = np.arange(1)
     return moves, base
+
+
+INCREASING = {"Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Softplus", "Softsign", "Atan", "Sinh", "Asinh", "Erf"}
+INCREASING_IF = {"LeakyRelu": ("alpha",), "Elu": ("alpha",), "Celu": ("alpha",), "Selu": ("alpha", "gamma")}
+
+
+def without_last_functions(network: Network, query: Query) -> Network:
+    """The network with the softmax or increasing function at an output replaced by a Reshape to its own shape, where
+    rows over that output only compare.
+
+    Sound: softmax(x)_i - softmax(x)_j has the sign of x_i - x_j, as both are exp(.) over the same sum, and so has
+    f(x_i) - f(x_j) for a strictly increasing f. Where f has no value (Log, Sqrt) no row holds, so rows that are refuted
+    on its argument are refuted.
+    """
+    readers = Counter([i for n in network.nodes for i in n.inputs] + [t.name for t in network.outputs])
+    nodes = {n.name: n for n in network.nodes}
+    start = query.n_inputs
+    for t in network.outputs:
+        pairs = _compared(query, start, start + t.size)
+        name = t.name
+        while pairs is not None and readers[name] == 1 and name in nodes:
+            n = nodes[name]
+            if n.kind != "Reshape":  # which leaves the flat order alone
+                if not _keeps_order(n, pairs):
+                    break
+                nodes[name] = replace(n, kind="Reshape", inputs=n.inputs[:1], attrs={})
+            name = n.inputs[0]
+        start += t.size
+    return replace(network, nodes=tuple(nodes.values()))
+
+
+def _compared(query: Query, first: int, last: int) -> np.ndarray | None:
+    """Pairs (P, 2) of positions in an output, the variables first..last-1, that rows compare; None where a row says
+    anything else of that output.
+    """
+    row = np.repeat(np.arange(query.n_rows), np.diff(query.term_start))
+    mine = (query.term_var >= first) & (query.term_var < last)
+    count, own = np.bincount(row, minlength=query.n_rows), np.bincount(row[mine], minlength=query.n_rows)
+    rows = np.flatnonzero(own)
+    if (count[rows] != 2).any() or (own[rows] != 2).any() or query.const[rows].any():
+        return None
+    at = query.term_start[rows]
+    if (query.term_coef[at] != -query.term_coef[at + 1]).any():
+        return None
+    return np.unique(np.stack([query.term_var[at], query.term_var[at + 1]], 1) - first, axis=0)
+
+
+def _keeps_order(n: Node, pairs: np.ndarray) -> bool:
+    """Whether n orders the entries of each pair as its input does."""
+    if n.kind in ("Softmax", "LogSoftmax"):
+        grid = np.arange(int(np.prod(n.shape))).reshape(n.shape)
+        group = np.broadcast_to(grid.min(n.attrs["axes"], keepdims=True), n.shape).reshape(-1)
+        return bool((group[pairs[:, 0]] == group[pairs[:, 1]]).all())
+    return n.kind in INCREASING or (n.kind in INCREASING_IF and all(n.attrs[k] > 0 for k in INCREASING_IF[n.kind]))
 
 
 def _flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.ndarray) -> Network:

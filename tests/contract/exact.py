@@ -70,6 +70,18 @@ def leaky(op) -> Exact:
     return Exact(lambda x: np.where(x >= 0, x, alpha * x), linear=True)
 
 
+def table(op) -> Exact:
+    """The slopes times the stretches of the pieces between the first point and x."""
+    points, slopes, value = (op.site.attrs[k] for k in ("points", "slopes", "value"))
+    ends = [-inf, *points, inf]
+
+    def f(x: Array) -> Array:
+        lengths = [np.clip(x, L(a), L(b)) - np.clip(L(points[0]), a, b) for a, b in zip(ends[:-1], ends[1:])]
+        return L(value) + sum(L(s) * d for s, d in zip(slopes, lengths))
+
+    return Exact(f, points, linear=True)
+
+
 def elu(op) -> Exact:
     alpha = held(op, op.site.attrs["alpha"])
     return Exact(lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))))
@@ -109,6 +121,7 @@ EXACT: dict[str, Callable[..., Exact]] = {
     "Abs": plain(np.abs, linear=True),
     "LeakyRelu": leaky,
     "Clip": clip,
+    "Table": table,
     "HardSigmoid": hard_sigmoid,
     "Sigmoid": plain(sigmoid),
     "Tanh": plain(np.tanh),

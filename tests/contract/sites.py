@@ -46,7 +46,7 @@ class Example:
 
     @cached_property
     def network(self) -> Network:
-        return self.own if self.model is None else load_network(self.model)
+        return self.own if self.model is None else load_network(self.model, rewrite=False)
 
     def sample(self, n: int, seed: int = 0) -> list[np.ndarray]:
         """n points: one float64 array (n, *shape) per input, holding float32 numbers."""

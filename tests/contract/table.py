@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -277,6 +278,37 @@ def halves() -> list[Example]:
     return [graph("Round", nodes, {"x": (2, 7), "half": np.array(0.5, F)}, low=-9, high=9)]
 
 
+POINTS = (-1.5, -0.25, 0.0, 0.7, 2.0)
+
+
+def tables() -> list[Example]:
+    """A bumpy one, and one that is constant on both sides."""
+    found = []
+    for slopes, value in (((0.5, -1.0, 2.0, 0.0, 1.0, -0.3), 0.25), ((0.0, 1.0, -1 / 3, 0.5, 2.0, 0.0), -1.0)):
+        formula = partial(piecewise, slopes=slopes, value=value)
+        attrs = {"points": POINTS, "slopes": slopes, "value": value}
+        found.append(internal("Table", {"x": (2, 7)}, (2, 7), formula, -3.0, 3.0, **attrs))
+    return found
+
+
+def piecewise(x: np.ndarray, slopes: tuple, value: float) -> np.ndarray:
+    """value at the first point, and slopes times the stretches of the pieces between it and x."""
+    ends = np.array([-np.inf, *POINTS, np.inf])
+    x = np.asarray(x, np.float64)
+    lengths = [np.clip(x, a, b) - np.clip(POINTS[0], a, b) for a, b in zip(ends[:-1], ends[1:])]
+    return value + sum(s * d for s, d in zip(slopes, lengths))
+
+
+def two_joined(kind: str) -> list[Example]:
+    """The sum, whatever the third input is: broadcasting on every side."""
+    sign = 1 if kind == "MaxJoin" else -1
+    shapes = [((2, 3), (2, 3), (2, 3)), ((3,), (2, 3), (2, 1)), ((2, 1, 3), (2, 4, 3), (4, 1))]
+    return [
+        internal(kind, {"a": a, "r": r, "b": b}, np.broadcast_shapes(a, r, b), lambda x, r, _: x + sign * r)
+        for a, r, b in shapes
+    ]
+
+
 SMOOTH = ("Sin", "Cos", "Atan", "Sinh", "Cosh", "Asinh", "Exp", "Erf", "Softplus", "Softsign", "Sigmoid", "Tanh")
 STEPS = ("Sign", "Floor", "Ceil", "Relu", "Abs", "Neg")
 
@@ -333,6 +365,9 @@ TABLE = {
     "Min": lambda: broadcasts("Min"),
     "Mod": lambda: [one("Mod", {"a": (2, 3), "b": (3,)}, fmod=1)],
     "PRelu": lambda: [one("PRelu", {"x": (2, 3, 4), "s": w(3, 1)}), one("PRelu", {"x": (2, 3), "s": (3,)})],
+    "MaxJoin": lambda: two_joined("MaxJoin"),
+    "MinJoin": lambda: two_joined("MinJoin"),
+    "Table": tables,
     "Linear": linears,
     "MatMul": matmuls,
     "Einsum": einsums,

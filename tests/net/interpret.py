@@ -5,6 +5,8 @@ Windows (Conv, pooling) and operators whose normal form is ONNX's own go to ONNX
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -108,7 +110,26 @@ def batch_normalization(n: Node, x: np.ndarray, scale: np.ndarray, shift: np.nda
     return scale.reshape(shape) * x + shift.reshape(shape)
 
 
+def table(n: Node, x: np.ndarray) -> np.ndarray:
+    """The slopes times the stretches of the pieces between the first point and x."""
+    points = n.attrs["points"]
+    ends = [-np.inf, *points, np.inf]
+    lengths = [np.clip(x, a, b) - np.clip(points[0], a, b) for a, b in zip(ends[:-1], ends[1:])]
+    return n.attrs["value"] + sum(s * d for s, d in zip(n.attrs["slopes"], lengths))
+
+
 RULES = {
+    "MaxJoin": lambda n, b, r, a: b + r,
+    "MinJoin": lambda n, a, r, b: a - r,
+    "Table": table,
+    "Neg": lambda n, x: -x,
+    "Reciprocal": lambda n, x: 1 / x,
+    "Erf": lambda n, x: np.vectorize(math.erf)(x),
+    "Softplus": lambda n, x: np.logaddexp(x, 0),
+    "Gelu": lambda n, x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "Swish": lambda n, x: x / (1 + np.exp(-n.attrs["alpha"] * x)),
+    "Mish": lambda n, x: x * np.tanh(np.logaddexp(x, 0)),
+    "HardSwish": lambda n, x: x * np.clip(x / 6 + 0.5, 0, 1),
     "ReduceLogSumExp": lambda n, x: np.log(np.sum(np.exp(x), axis=n.attrs["axes"], keepdims=bool(n.attrs["keepdims"]))),
     "Linear": lambda n, x, w, b: x @ w + (0 if b is None else b),
     "Div": lambda n, a, b: a / b if n.dtype.kind == "f" else a // b,
@@ -142,6 +163,8 @@ def by_runtime(n: Node, opset: int, v: list) -> np.ndarray:
     import onnxruntime as ort
 
     kind = n.kind.removesuffix("Dynamic")
+    if n.dtype == np.float32:  # ONNX Runtime takes one type only: constants that were derived in float64 are rounded
+        v = [a.astype(np.float32) if a is not None and a.dtype == np.float64 else a for a in v]
     present = [(f"i{k}", a) for k, a in enumerate(v) if a is not None]
     names = [f"i{k}" if a is not None else "" for k, a in enumerate(v)]
     infos = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for k, a in present]

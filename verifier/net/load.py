@@ -53,8 +53,9 @@ def unpacked(data: bytes, name: str) -> bytes:
         raise FileError(f"{name}: the gzip file is truncated or damaged: {first_line(e)}") from None
 
 
-def load_network(source: Any, keep: tuple[str, ...] = ()) -> Network:
-    """Reads a file (path), bytes, or a ModelProto. `keep` names tensors of the file that must survive as nodes.
+def load_network(source: Any, keep: tuple[str, ...] = (), rewrite: bool = True) -> Network:
+    """Reads a file (path), bytes, or a ModelProto. `keep` names tensors of the file that must survive as nodes; without
+    `rewrite` every operator of the file keeps its own nodes.
 
     Raises FileError, ModelError or UnsupportedError; no other exception.
     """
@@ -62,7 +63,7 @@ def load_network(source: Any, keep: tuple[str, ...] = ()) -> Network:
     name = "model" if proto or isinstance(source, bytes) else os.fspath(source)
     data = source if proto else read_model_bytes(source)
     try:
-        network = build(parse(data, name), name, tuple(keep))
+        network = build(parse(data, name), name, tuple(keep), rewrite)
     except UnsupportedError as e:
         raise UnsupportedError(name, e.nodes) from None
     except FileError:
@@ -121,11 +122,11 @@ def with_external_data(model: Any, name: str, copy: bool) -> Any:
     return model
 
 
-def build(model: Any, name: str, keep: tuple[str, ...]) -> Network:
+def build(model: Any, name: str, keep: tuple[str, ...], rewrite: bool) -> Network:
     """Trace, rewrite, and where structure depends on the input look at the shapes again."""
     t = trace(model, keep)
     draft = Draft(t.shapes, t.dtypes, t.values, t.opset)
-    network = simplify(t.raws, draft, t.inputs, t.outputs, name, keep)
+    network = simplify(t.raws, draft, t.inputs, t.outputs, name, keep, rewrite)
     if any("Dynamic" in n.kind for n in network.nodes):
         t.again()
     return network

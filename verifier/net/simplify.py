@@ -8,8 +8,7 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   kind                   inputs              attrs and meaning
 
   Linear                 x, c W (in, out), b y = x W + b on the last axis, any rank of x; b is c (out,) or ''. From
-                                             Gemm, MatMul by a constant matrix or vector on the right, and a constant
-                                             vector added to either
+                                             Gemm, and MatMul by a constant matrix or vector on the right
   MatMul                 a, b                numpy's matmul: both variable, or a constant on the left, or a constant
                                              stack of several matrices
   Conv                   x, W, b or ''       strides, dilations (s each), pads (2 s: all begins, then all ends),
@@ -24,6 +23,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   Add Sub Mul Div Pow    a, b                numpy broadcasting; either may be constant. Sum becomes Adds; Mean
                                              becomes Adds and a Div; Mul (x, x) becomes Pow (x, 2)
   Max Min                a, b                numpy broadcasting; longer lists become chains, a single one vanishes
+  MaxJoin                b, r, a             b + r, where r = relu(a - b) (broadcasting): the maximum of a and b
+  MinJoin                a, r, b             a - r, where r = relu(a - b): the minimum of a and b
   Equal Less Greater     a, b                likewise; also LessOrEqual GreaterOrEqual And Or Xor, and Not with one
                                              input
   Where                  condition, a, b     broadcasting
@@ -33,6 +34,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   LeakyRelu Elu Celu     x                   alpha; also ThresholdedRelu (alpha), Selu (alpha, gamma), HardSigmoid
                                              (alpha, beta), Gelu (approximate: 'none' or 'tanh'), Shrink (bias,
                                              lambd), Swish (alpha)
+  Table                  x                   points (ascending), slopes (one more), value: floats. Piecewise linear
+                                             with these slopes between the points and `value` at the first
   PRelu                  x, slope            slope broadcasts to x
   Clip                   x                   min, max: floats, -inf or inf where absent. Bounds that depend on x:
                                              Max, then Min
@@ -77,7 +80,26 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
 Vanish: Identity, Dropout, Constant, and Shape, Size, ConstantOfShape, Range, EyeLike, … where they are constant.
 Rewritten into others: DepthToSpace, SpaceToDepth (Reshape, Transpose, Reshape), Trilu (Mul by a constant mask),
 LayerNormalization, InstanceNormalization, GroupNormalization, RMSNormalization, LpNormalization (ReduceMean, Sub, Mul,
-Sqrt, Div, …), Gemm with two variable matrices (MatMul, Add).
+Sqrt, Div, …), Gemm with two variable matrices (MatMul, Add), LSTM, GRU, RNN (Linear, Sigmoid, Tanh, Mul, … for every
+step).
+
+Rewrites. What stands above is the normal form of each operator by itself; with `rewrite` (the default) nodes are then
+merged and replaced, exactly in real arithmetic, each rewrite saying why. What follows holds afterwards:
+  affine       no Sub of a constant (Add). Maps entry by entry with constants are inside a neighbouring Linear, Conv or
+               ConvTranspose, and one after another are one, as far as nobody reads what lies between. A Linear after a
+               Linear is one where that is no larger; two of one tensor that are added are one
+  numbers      no Div by a variable (Mul by a Reciprocal), except of integers; no Mul of a tensor by itself; no Pow to
+               1, 1/2, -1 (Sqrt, Reciprocal); no HardSigmoid (Mul, Add, Clip); no Clip to [0, inf) (Relu); clippings in
+               a row are one. Softmax, Softplus, Sigmoid, Gelu by erf, Swish, Mish and HardSwish are so however they are
+               spelled
+  extremes     no Max or Min of floating-point numbers (Sub, Relu, MaxJoin or MinJoin; with finite constants Add, Relu,
+               Add), no MaxPool, ReduceMax and ReduceMin over up to 9 entries, while the graph is small
+  ReLUs        no pairs of opposite neurons between two Linears, where they are many; sums of ReLUs of one number are
+               Tables
+  products     no Einsum of two variables that is a MatMul or Mul of them (with Transposes and Reshapes); no MatMul of a
+               constant matrix and a column (Linear)
+  moves        no two Transposes or Reshapes with only functions of one number between them
+  duplicates   no two nodes that compute the same, unless an output or a kept tensor is one
 
 Structure that depends on x. Where the indices, axes, pads, starts, shape or other structural input of an operator are
 not constant, the kind is '<Op>Dynamic', its inputs are those of the file (all of them), its attributes ONNX's:
@@ -91,24 +113,36 @@ and the inputs and attributes of the first ('TopK:1' are the indices).
 Everything else keeps ONNX's kind, inputs and attributes, with the defaults of its opset filled in.
 
 Constants. Untouched weights keep their element type; constants that an operator of the file computes are what ONNX
-Runtime computes; those derived here (BatchNormalization's, Gemm's alpha W and beta b) are computed in float64 from the
-file's values and stay float64: whoever binds the network to a precision rounds them once. A network output is always a
-node.
+Runtime computes; those derived here (BatchNormalization's, Gemm's alpha W and beta b, merged weights) are computed in
+float64 from the file's values and stay float64: whoever binds the network to a precision rounds them once. A network
+output is always a node.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from verifier.net import rules_affine, rules_moves, rules_other, rules_resize  # noqa: F401  (they register their rules)
+from verifier.net import rewrites_affine as affine
+from verifier.net import rewrites_einsum as einsum
+from verifier.net import rewrites_extremes as extremes
+from verifier.net import rewrites_functions as functions
+from verifier.net import rewrites_gates as gates
+from verifier.net import rewrites_moves as moves
+from verifier.net import rewrites_relus as relus
+from verifier.net import rules_affine, rules_moves, rules_other, rules_recurrent, rules_resize  # noqa: F401
 from verifier.net.draft import Draft, Raw
-from verifier.net.graph import Network, Node, Tensor
+from verifier.net.graph import Network, Tensor
+from verifier.net.local import Local, apply_local
 
 Rewrite = Callable[[Draft, frozenset[str]], bool]
+
+NEVER_THE_SAME = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+NEVER_THE_SAME |= {"Dropout", "DropoutDynamic", "Dropout:1", "DropoutDynamic:1"}
+LARGEST_KEY = 64  # entries of a constant that is compared by its content, larger ones by name
 
 
 def simplify(
@@ -118,8 +152,10 @@ def simplify(
     outputs: tuple[str, ...],
     source: str = "",
     keep: tuple[str, ...] = (),
+    rewrite: bool = True,
 ) -> Network:
-    """Brings the operators to the normal form. Tensors in `outputs` and `keep` survive under their names."""
+    """Brings the operators to the normal form, and replaces and merges them unless `rewrite` is off. Tensors in
+    `outputs` and `keep` survive under their names."""
     for raw in raws:
         if any(o and o not in draft.values for o in raw.outputs):
             draft.apply(raw)
@@ -127,7 +163,7 @@ def simplify(
     roots = frozenset((*outputs, *keep))
     changed = True
     while changed:
-        changed = any([rewrite(draft, roots) for rewrite in REWRITES])
+        changed = any([step(draft, roots) for step in (*TIDYING, *(REWRITES if rewrite else ()))])
     used = {i for n in draft.nodes for i in n.inputs}
     constants = {name: value for name, value in draft.values.items() if name in used}
     places = tuple(Tensor(o, draft.shapes[o], draft.dtypes[o]) for o in outputs)
@@ -151,11 +187,6 @@ def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, .
             g.emit("Reshape", (y,), name)
         result.append(name)
     return tuple(result)
-
-
-def consumers(g: Draft) -> Counter:
-    """How many operand slots read each tensor."""
-    return Counter(i for n in g.nodes for i in n.inputs)
 
 
 def drop_dead(g: Draft, roots: frozenset[str]) -> bool:
@@ -199,35 +230,31 @@ def drop_identities(g: Draft, roots: frozenset[str]) -> bool:
     return True
 
 
-def merge_bias(g: Draft, roots: frozenset[str]) -> bool:
-    """Linear, then Add of a constant that is the same for every row: one Linear. Two biases are summed in float64."""
-    count, by_name, gone = consumers(g), {n.name: n for n in g.nodes}, set()
-    nodes: list[Node] = []
-    for n in g.nodes:
-        linear, bias = bias_after_linear(g, n, by_name)
-        if linear is not None and count[linear.name] == 1 and linear.name not in roots:
-            x, w, b = linear.inputs
-            if b:
-                bias = g.values[b].astype(np.float64) + bias.astype(np.float64)
-            n = replace(n, kind="Linear", inputs=(x, w, g.constant(bias, n.name)))
-            gone.add(linear.name)
-            by_name[n.name] = n
-        nodes.append(n)
-    g.nodes = [n for n in nodes if n.name not in gone]
-    return bool(gone)
+def drop_duplicates(g: Draft, roots: frozenset[str]) -> bool:
+    """Of two nodes that compute the same from the same, readers of the second read the first."""
+    seen: dict[tuple, str] = {}
+    alias: dict[str, str] = {}
+    number = {name: content(value) for name, value in g.values.items() if value.size <= LARGEST_KEY}
+    for k, n in enumerate(g.nodes):
+        inputs = tuple(alias.get(i, i) for i in n.inputs)
+        if inputs != n.inputs:
+            g.nodes[k] = n = replace(n, inputs=inputs)
+        if n.kind not in NEVER_THE_SAME:
+            attrs = tuple((a, content(v)) for a, v in sorted(n.attrs.items()))
+            key = (n.kind, tuple(number.get(i, i) for i in inputs), n.shape, n.dtype, attrs)
+            first = seen.setdefault(key, n.name)
+            if first != n.name and n.name not in roots:
+                alias[n.name] = first
+    return bool(alias)
 
 
-def bias_after_linear(g: Draft, n: Node, by_name: dict[str, Node]) -> tuple[Node | None, np.ndarray | None]:
-    """The Linear under an Add and the constant as a vector (out,), or None and None."""
-    if n.kind != "Add" or not n.shape:
-        return None, None
-    for x, c in (n.inputs, n.inputs[::-1]):
-        linear = by_name.get(x)
-        if linear is not None and linear.kind == "Linear" and c in g.values and linear.shape == n.shape:
-            value = g.values[c]
-            if value.size == 1 or value.size == value.shape[-1] == n.shape[-1]:
-                return linear, np.broadcast_to(value.reshape(-1), n.shape[-1:])
-    return None, None
+def content(value: object) -> object:
+    """What tells an attribute or a constant from others: all of it, to the last bit."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, (tuple, list)):
+        return tuple(content(v) for v in value)
+    return type(value).__name__, repr(value)
 
 
 def merge_reshapes(g: Draft, roots: frozenset[str]) -> bool:
@@ -266,4 +293,26 @@ def merge_transposes(g: Draft, roots: frozenset[str]) -> bool:
     return changed
 
 
-REWRITES: tuple[Rewrite, ...] = (drop_dead, drop_identities, merge_transposes, merge_reshapes, merge_bias)
+def joined(*families: dict[str, tuple[Local, ...]]) -> dict[str, tuple[Local, ...]]:
+    """Local rewrites by kind, earlier families first."""
+    kinds = {kind for family in families for kind in family}
+    return {kind: tuple(rule for family in families for rule in family.get(kind, ())) for kind in kinds}
+
+
+REST = joined(
+    moves.RULES,
+    affine.FIRST,
+    affine.LAST,
+    functions.RULES,
+    gates.RULES,
+    extremes.RULES,
+    einsum.RULES,
+    {"Linear": (relus.lookup,)},
+)
+TIDYING: tuple[Rewrite, ...] = (drop_dead, drop_identities, merge_transposes, merge_reshapes)
+REWRITES: tuple[Rewrite, ...] = (
+    drop_duplicates,
+    partial(apply_local, rules=affine.FIRST),
+    partial(apply_local, rules=relus.SPLITS),
+    partial(apply_local, rules=REST),
+)

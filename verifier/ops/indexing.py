@@ -16,7 +16,7 @@ from torch import Tensor
 from verifier.ops import OPS
 from verifier.ops.arithmetic import lift
 from verifier.ops.base import Opaque, Site, Unsuitable
-from verifier.ops.selection import number_type
+from verifier.ops.rank import number_type
 
 
 class Computed(Opaque):

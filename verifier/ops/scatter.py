@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.arithmetic import Entrywise, lift, rounded, unbroadcast
+from verifier.ops.arithmetic import lift, rounded, unbroadcast
 from verifier.ops.base import Affine, Operator, Site
 from verifier.ops.moves import settle
+from verifier.ops.truth import ChosenByValue
 
 
 class Blend(Affine):
@@ -120,13 +121,6 @@ class Chosen(Blend):
         first, second = torch.where(self.mask, a, 0.0), torch.where(self.mask, 0.0, a)
         shapes = [self.site.shapes[i] for i in self.slots]
         return unbroadcast(first, shapes[0]), unbroadcast(second, shapes[1])
-
-
-class ChosenByValue(Entrywise):
-    """where(condition, a, b) with a condition that depends on x."""
-
-    def combine(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(condition.bool(), a, b)
 
 
 @OPS.add("Where")

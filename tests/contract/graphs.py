@@ -11,6 +11,7 @@ import numpy as np
 from verifier.net.graph import Network, Node, Tensor
 
 F = np.dtype(np.float32)
+ENTRYWISE = ["Mul"]  # joint functions of two values
 Value = tuple[str, tuple[int, int, int]]  # a name and its shape
 
 
@@ -113,6 +114,15 @@ def multiple(b: Builder) -> None:
         b.emit("Div", (x, name), s)
 
 
+def combination(b: Builder) -> None:
+    """A joint function of two values that broadcast; of a value and itself, read backwards, where they do not."""
+    kind, (x, s), (y, t) = str(b.rng.choice(ENTRYWISE)), b.pick(), b.pick()
+    if not all(p == q or 1 in (p, q) for p, q in zip(s, t)):
+        b.emit("Slice", (x,), s, axes=(2,), starts=(s[2] - 1,), ends=(-1,), steps=(-1,))
+        y, t = b.values[-1]
+    b.emit(kind, (x, y), np.broadcast_shapes(s, t))
+
+
 def reduction(b: Builder) -> None:
     x, (_, c, n) = b.pick()
     b.emit(str(b.rng.choice(["ReduceSum", "ReduceMean"])), (x,), (1, c, 1), axes=(2,), keepdims=1)
@@ -176,16 +186,18 @@ STEPS = (
     multiple,
     reduction,
 )
+JOINTS = (combination,)
 STEPS += (transposition, backwards, join, repetition, border, stretch, running, choice)
 
 
 def build(seed: int, functions: list[tuple[str, dict]]) -> Network:
-    """A graph in which about every third node is one of `functions` (kind, attributes)."""
+    """A graph in which about every third node is one of `functions` (kind, attributes), every seventh a joint one."""
     b = Builder(seed, int(np.random.default_rng(seed).integers(1, 7)))
     for _ in range(int(b.rng.integers(3, 11))):
         if b.rng.random() < 0.4:
             (x, shape), (kind, attrs) = b.pick(), functions[int(b.rng.integers(len(functions)))]
             b.emit(kind, (x,), shape, **attrs)
         else:
-            STEPS[int(b.rng.integers(len(STEPS)))](b)
+            steps = JOINTS if b.rng.random() < 0.25 else STEPS
+            steps[int(b.rng.integers(len(steps)))](b)
     return b.network()

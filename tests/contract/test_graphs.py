@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from exact import EXACT
-from graphs import build
+from graphs import ENTRYWISE, build
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_operators import kinds_of, operators
+from test_operators import OneNumber, kinds_of, operators
 
 from verifier.bounds import METHODS
 from verifier.bounds.program import Program
-from verifier.ops.base import Nonlinear
+from verifier.ops.base import Joint
 
 WIDTHS = (0.0, 1e-6, 1e-2, 0.3, 3.0)
 
@@ -25,8 +25,8 @@ WIDTHS = (0.0, 1e-6, 1e-2, 0.3, 3.0)
 def functions() -> list[tuple[str, dict]]:
     """Bounded functions of one number that are defined everywhere, with the attributes of their examples."""
     found = []
-    for kind in kinds_of(Nonlinear):
-        for op in operators(kind, torch.float64, Nonlinear):
+    for kind in kinds_of(OneNumber):
+        for op in operators(kind, torch.float64, OneNumber):
             whole = kind in EXACT and EXACT[kind](op).domain == (-np.inf, np.inf)
             if whole and len(op.site.shapes) == 1 and (kind, dict(op.site.attrs)) not in found:
                 found.append((kind, dict(op.site.attrs)))
@@ -97,3 +97,11 @@ def test_a_bound_that_is_too_high_is_noticed():
         return bounds._replace(lb=bounds.lb + 1e-4 * (1 + bounds.lb.abs()))
 
     assert any(violations(build(seed, FUNCTIONS), torch.float32, high, seed) for seed in range(5))
+
+
+def test_the_graphs_reach_every_joint_step():
+    networks = [build(seed, FUNCTIONS) for seed in range(300)]
+    kinds = {
+        s.node.kind for n in networks for s in Program(n, torch.float32, "cpu").steps[1:] if isinstance(s.op, Joint)
+    }
+    assert kinds >= set(ENTRYWISE)

@@ -1,7 +1,8 @@
 """The contract of every registered operator: it passes by being registered, or fails for want of an example.
 
-forward is what ONNX Runtime computes; the facts of affine operators and the lines of functions of one number hold
-(`affine_checks`, `line_checks`); and each of those checks notices an operator that has been tampered with.
+forward is what ONNX Runtime computes; the facts of affine operators, the lines of functions of one number and the
+planes of joint ones hold (`affine_checks`, `line_checks`, `joint_checks`); and each of those checks notices an operator
+that has been tampered with.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import copy
 from functools import partial
 
 import affine_checks
+import joint_checks
 import line_checks
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from sites import Example, bind, execute
 from table import TABLE
 
 from verifier.ops import OPS
-from verifier.ops.base import Affine, Lines, Move, Nonlinear
+from verifier.ops.base import Affine, Joint, Lines, Move, Nonlinear
 
 KINDS = list(OPS.load())
 WORKING = (torch.float32, torch.float64)
@@ -29,10 +31,18 @@ def examples(kind: str) -> list[Example]:
     return TABLE[kind]()
 
 
+class OneNumber:
+    """Stands for the nonlinear operators that are not joint."""
+
+
+def is_a(op, of: type) -> bool:
+    return isinstance(op, Nonlinear) and not isinstance(op, Joint) if of is OneNumber else isinstance(op, of)
+
+
 def operators(kind: str, dtype: torch.dtype, of: type):
     """Operators of the kind and class in its examples."""
     for example in examples(kind):
-        yield from (op for node, op, _ in bind(example.network, dtype) if node.kind == kind and isinstance(op, of))
+        yield from (op for node, op, _ in bind(example.network, dtype) if node.kind == kind and is_a(op, of))
 
 
 def kinds_of(of: type) -> list[str]:
@@ -96,14 +106,26 @@ def test_affine_facts(kind):
 def lined(kind: str, dtype: torch.dtype):
     """One operator for each set of attributes, with its reference."""
     assert kind in EXACT, f"exact.py has no reference for {kind}"
-    seen = {str(sorted(op.site.attrs.items())): op for op in operators(kind, dtype, Nonlinear)}
+    seen = {str(sorted(op.site.attrs.items())): op for op in operators(kind, dtype, OneNumber)}
     return [(op, EXACT[kind](op)) for op in seen.values()]
 
 
 @pytest.mark.parametrize("dtype", WORKING, ids=str)
-@pytest.mark.parametrize("kind", kinds_of(Nonlinear))
+@pytest.mark.parametrize("kind", kinds_of(OneNumber))
 def test_lines_and_intervals(kind, dtype):
     assert not [text for op, exact in lined(kind, dtype) for text in line_checks.violations(op, exact)]
+
+
+def joints(kind: str, dtype: torch.dtype, most: int = 6) -> list[joint_checks.Case]:
+    """Boxes for a choice of the kind's operators, spread over its examples."""
+    pairs = list(zip(operators(kind, dtype, Joint), operators(kind, torch.float64, Joint)))
+    return [joint_checks.Case(*pairs[k]) for k in sorted({int(t) for t in np.linspace(0, len(pairs) - 1, most)})]
+
+
+@pytest.mark.parametrize("dtype", WORKING, ids=str)
+@pytest.mark.parametrize("kind", kinds_of(Joint))
+def test_planes_and_intervals(kind, dtype):
+    assert not [text for case in joints(kind, dtype) for text in joint_checks.violations(case)]
 
 
 # --- the checks notice ---
@@ -193,9 +215,61 @@ def raised(offset, slope, by: float):
 
 
 @pytest.mark.parametrize("damage", LINE_DAMAGE)
-@pytest.mark.parametrize("kind", kinds_of(Nonlinear))
+@pytest.mark.parametrize("kind", kinds_of(OneNumber))
 def test_a_damaged_relaxation_is_noticed(kind, damage):
     check, method, change = LINE_DAMAGE[damage]
     op, exact = lined(kind, torch.float32)[0]
     samples = line_checks.Samples(exact, *line_checks.intervals(exact, torch.float32, n=100))
     assert check(tampered(op, **{method: change}), samples)
+
+
+def changed(planes, **parts):
+    """A copy of planes with some tensors changed by a function."""
+    bad = copy.copy(planes)
+    for name, change in parts.items():
+        setattr(bad, name, change(getattr(planes, name)))
+    return bad
+
+
+def pulled(planes, change):
+    """A copy of planes whose pull is changed by a function."""
+    bad, original = copy.copy(planes), type(planes).pull
+    bad.__class__ = type("Changed", (type(planes),), {"pull": lambda self, *rows: change(original(self, *rows))})
+    return bad
+
+
+def coarse(x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16().to(x) if x.dtype == torch.float32 else x
+
+
+def beside(values):
+    """`values` off by a little."""
+    return lambda *xs: tuple(y + 1e-3 for y in values(*xs))
+
+
+JOINT_DAMAGE = {
+    "lower plane raised": (joint_checks.planes, "relax", lambda p: changed(p, lo_b=lambda b: b + 1e-3)),
+    "upper plane lowered": (joint_checks.planes, "relax", lambda p: changed(p, up_b=lambda b: b - 1e-3)),
+    "planes of NaN": (joint_checks.planes, "relax", lambda p: changed(p, lo_b=lambda b: b * torch.nan)),
+    "lower end raised": (joint_checks.interval, "interval", lambda p: (p[0] + 1e-3, p[1])),
+    "upper end lowered": (joint_checks.interval, "interval", lambda p: (p[0], p[1] - 1e-3)),
+    "lower weights shrunk": (joint_checks.weights, "relax", lambda p: changed(p, lo_w=lambda w: 0.5 * w)),
+    "upper weights shrunk": (joint_checks.weights, "relax", lambda p: changed(p, up_w=lambda w: 0.5 * w)),
+    "rows turned round": (joint_checks.planes, "relax", lambda p: pulled(p, lambda xs: tuple(-x for x in xs))),
+    "rows squared": (joint_checks.pulls, "relax", lambda p: pulled(p, lambda xs: tuple(x * x for x in xs))),
+    "coarse rows": (joint_checks.terms, "relax", lambda p: pulled(p, lambda xs: tuple(map(coarse, xs)))),
+    "other values": (joint_checks.pulls, "relax", lambda p: changed(p, values=beside)),
+    "no terms": (joint_checks.terms, "terms", 0),
+    "slopes of infinity": (joint_checks.infinite, "relax", lambda p: pulled(p, lambda xs: tuple(x + 1 for x in xs))),
+    "planes apart on points": (joint_checks.touching, "relax", lambda p: changed(p, lo_b=lambda b: b - 0.1)),
+    "ends apart on points": (joint_checks.touching, "interval", lambda p: (p[0] - 0.1, p[1])),
+}
+
+
+@pytest.mark.parametrize("damage", JOINT_DAMAGE)
+@pytest.mark.parametrize("kind", kinds_of(Joint))
+def test_a_damaged_joint_is_noticed(kind, damage):
+    check, method, change = JOINT_DAMAGE[damage]
+    case = joints(kind, torch.float32, most=1)[0]
+    case.op = tampered(case.op, **{method: change})
+    assert check(case)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from verifier.ops import OPS
-from verifier.ops.base import Affine, Move, Opaque, Site, Unsuitable
+from verifier.ops.base import Affine, Joint, Move, Opaque, Site, Unsuitable
 
 OPS.load()
 
@@ -48,7 +48,7 @@ def test_a_constant_that_must_be_rounded_makes_a_move_affine(constant, dtype, mo
     [
         ("Mul", 1, [2.0, 0.5], Affine),
         ("Mul", 1, [2.0, np.inf], Opaque),
-        ("Mul", None, None, Opaque),
+        ("Mul", None, None, Joint),
         ("Div", 1, [2.0, 4.0], Affine),
         ("Div", 1, [2.0, 0.0], Opaque),
         ("Div", 0, [2.0, 4.0], Opaque),

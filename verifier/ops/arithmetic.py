@@ -147,26 +147,11 @@ class Entrywise(Opaque):
         return self.combine(*(lift(next(left), self.rank) if c is None else c for c in self.fixed))
 
 
-class Product(Entrywise):
-    """y = a b where both depend on x, or where a constant factor is not finite."""
-
-    def combine(self, a: Tensor, b: Tensor) -> Tensor:
-        return a * b
-
-
 class Ratio(Entrywise):
     """y = a / b where b depends on x or has zeros."""
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a / b
-
-
-@OPS.add("Mul")
-def mul(site: Site) -> Operator:
-    if len(site.variable) == 2:
-        return Product(site)
-    (slot,) = (i for i in (0, 1) if i not in site.variable)
-    return Scale(site, slot) if np.isfinite(site.constants[slot]).all() else Product(site)
 
 
 @OPS.add("Div")

@@ -39,7 +39,7 @@ class EntryPlanes(Planes):
             total = offset.abs()
             for c, s in zip(coefs, sizes):
                 total = total + torch.where(c == 0, 0.0, c.abs() * s)
-            weights.append(total)
+            weights.append(total * (1 + 4 * (len(boxes) + 1) * torch.finfo(total.dtype).eps))
         super().__init__(lo_b, up_b, *weights)
 
     def pull(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, ...]:
@@ -58,6 +58,24 @@ class EntryPlanes(Planes):
                 y = y + c.unsqueeze(1) * wide.reshape(*x.shape[:2], *wide.shape[1:])
             found.append(y)
         return found[0], found[1]
+
+
+def outward(low: Tensor, high: Tensor, ulps: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Ends moved outward by `ulps` machine epsilons of their size; NaN becomes an infinite end.
+
+    What overflowed is finite in truth: a lower end never exceeds the largest number, an upper one is never below minus
+    that.
+    """
+    info = torch.finfo(low.dtype)
+    low = (low - ulps * info.eps * low.abs() - info.tiny).clamp(max=info.max)
+    high = (high + ulps * info.eps * high.abs() + info.tiny).clamp(min=-info.max)
+    inf = float("inf")
+    return torch.where(torch.isnan(low), -inf, low), torch.where(torch.isnan(high), inf, high)
+
+
+def wide_boxes(boxes: Sequence[tuple[Tensor, Tensor]], out: Shape) -> list[tuple[Tensor, Tensor]]:
+    """Boxes (D, *in_shape_i) broadcast to (D, *out)."""
+    return [tuple(lift(t, len(out)).expand(t.shape[0], *out) for t in box) for box in boxes]
 
 
 def most_repeats(out: Shape, shapes: Sequence[Shape]) -> int:

@@ -1,0 +1,102 @@
+"""The product of two variables, entry by entry, between McCormick planes.
+
+For a in [al, au], b in [bl, bu] the products of the distances to the ends, such as (a - al)(b - bl) >= 0, give two
+planes below and two above (McCormick, Mathematical Programming 10, 1976):
+
+    ab >= al b + bl a - al bl,   ab >= au b + bu a - au bu,   ab <= au b + bl a - au bl,   ab <= al b + bu a - al bu.
+
+Any mixture r (first) + (1 - r) (second), 0 <= r <= 1, is a plane again. Both planes of a side, and so all mixtures,
+enclose the same volume, (width of a)^2 (width of b)^2 / 4. The default is r = 1/2: it halves the greatest gap, from
+wa wb to wa wb / 2, and both sides then have the same slopes, so that no slope depends on a row's sign.
+
+The slopes of a mixture are taken as computed, and the offset is the best one for them: ab - p a - q b is bilinear, so
+its extremes over the box lie at the four corners. Whatever p and q are, the planes are sound. With ab - p a - q b = (a
+- q)(b - p) - p q the corner values are off by few epsilons of |(a - q)(b - p)| and |p q|, and are moved outward by
+that.
+
+Symbols: boxes and results (D, *out_shape) after broadcasting; p the slope in a, q the slope in b.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.ops import OPS
+from verifier.ops.arithmetic import Entrywise, Scale, lift
+from verifier.ops.base import Joint, Operator, Planes, Site
+from verifier.ops.planes import EntryPlanes, most_repeats, outward, wide_boxes
+
+Box = tuple[Tensor, Tensor]
+
+
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """a b for ends of boxes, where 0 times an infinite end is 0: every number in between is finite."""
+    y = a * b
+    return torch.where(torch.isnan(y) & ~torch.isnan(a) & ~torch.isnan(b), 0.0, y)
+
+
+def product_range(a: Box, b: Box) -> Box:
+    """The range of a b over boxes: its ends lie at corners. Rounded outward."""
+    corners = torch.stack([times(p, q) for p in a for q in b])
+    return outward(corners.amin(0), corners.amax(0))
+
+
+def mccormick(a: Box, b: Box, mix: tuple[float | Tensor, float | Tensor] = (0.5, 0.5)) -> tuple[Tensor, ...]:
+    """Planes around a b: (p, q, lo_b, p', q', up_b) with p a + q b + lo_b <= a b <= p' a + q' b + up_b.
+
+    `mix`: r of the lower and of the upper plane, numbers or tensors that broadcast. Where an end is infinite, or
+    something overflows, the slopes are 0 and the offsets are the range.
+    """
+    (al, au), (bl, bu) = a, b
+    eps, tiny = torch.finfo(al.dtype).eps, torch.finfo(al.dtype).tiny
+    found = []
+    for sign, r, end in zip((1, -1), mix, product_range(a, b)):
+        p = bl + (1 - r) * (bu - bl)
+        q = al + (1 - r) * (au - al) if sign > 0 else au - (1 - r) * (au - al)
+        base, worst = p * q, None
+        for x in a:
+            for y in b:
+                corner = (x - q) * (y - p)
+                value = sign * (corner - base) - eps * (2 * corner.abs() + base.abs()) - 4 * tiny
+                value = value - eps * value.abs()
+                worst = value if worst is None else torch.minimum(worst, value)
+        offset = sign * worst
+        known = torch.isfinite(p) & torch.isfinite(q) & torch.isfinite(offset)
+        found += [torch.where(known, p, 0.0), torch.where(known, q, 0.0), torch.where(known, offset, end)]
+    return tuple(found)
+
+
+class Infinite(Entrywise):
+    """y = a b where a constant factor is not finite."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+
+class Product(Joint):
+    """y = a b where both depend on x; they broadcast."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.rank = len(site.shape)
+        self.terms = 2 * most_repeats(site.shape, self.in_shapes)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return lift(xs[0], self.rank) * lift(xs[1], self.rank)
+
+    def interval(self, *boxes: Box) -> Box:
+        return product_range(*wide_boxes(boxes, self.out_shape))
+
+    def relax(self, *boxes: Box) -> Planes:
+        p, q, lo_b, p2, q2, up_b = mccormick(*wide_boxes(boxes, self.out_shape))
+        return EntryPlanes((p, q), lo_b, (p2, q2), up_b, boxes)
+
+
+@OPS.add("Mul")
+def mul(site: Site) -> Operator:
+    if len(site.variable) == 2:
+        return Product(site)
+    (slot,) = (i for i in (0, 1) if i not in site.variable)
+    return Scale(site, slot) if np.isfinite(site.constants[slot]).all() else Infinite(site)

@@ -36,4 +36,8 @@ JOINT: dict[str, Callable[..., Reference]] = {
     "Mul": entrywise(lambda a, b: a * b),
 }
 
-RANGES: dict[str, tuple[Range, ...]] = {}
+TRUTH = Range(0, 1, True)
+RANGES: dict[str, tuple[Range, ...]] = {
+    **dict.fromkeys(("And", "Or", "Xor"), (TRUTH, TRUTH)),
+    "OneHot": (Range(-6, 6, True),),
+}

@@ -163,6 +163,10 @@ class TopPlaces(Ranked):
         for r in range(self.k):
             ends.append(first_and_last(((above <= r) & (below <= n - 1 - r)) | wild))
         low, high = (torch.stack([e[i] for e in ends], -1) for i in (0, 1))
+        # Equal numbers leave their order open above; where all are settled, it is the order of the sort.
+        order = l.sort(dim=-1, descending=True, stable=True).indices[..., : self.k]
+        settled = (l == u).all(-1, keepdim=True)
+        low, high = torch.where(settled, order, low), torch.where(settled, order, high)
         return tuple(t.movedim(-1, self.axis).to(l.dtype) for t in (low, high))
 
 

@@ -145,7 +145,7 @@ class Mod(EntrySteps):
         return one & fits & (q.abs() < SAFE), torch.where(one, whole, 0.0)
 
     def steps(self, a: Box, b: Box) -> Box:
-        dtype, eps = a[0].dtype, torch.finfo(a[0].dtype).eps
+        eps = torch.finfo(a[0].dtype).eps
         size = torch.maximum(b[0].abs(), b[1].abs())
         if self.site.attrs.get("fmod", 0):  # |r| < |b|, |r| <= |a|, and the sign of a
             low = torch.where(a[0] < 0, torch.maximum(-size, a[0]), 0.0)
@@ -153,12 +153,10 @@ class Mod(EntrySteps):
         else:
             low, high = b[0].clamp(max=0), b[1].clamp(min=0)
         one, whole = self.quotient(a, b)
-        tiny = torch.finfo(dtype).tiny
         ends = []
-        for x, sign in zip(a, (-1, 1)):
-            r = torch.where(one, x.double() - whole, 0.0).to(dtype)
-            lost = (2 * torch.finfo(torch.float64).eps * whole.abs()).to(dtype)
-            ends.append(r + sign * (2 * eps * r.abs() + 2 * lost + tiny))
+        for x, sign in zip(a, (-1, 1)):  # fmod is exact; a remainder adds the divisor to it, which rounds once
+            r = torch.where(one, self.combine(torch.where(one, x, 0.0), torch.where(one, b[0], 1.0)), 0.0)
+            ends.append(r + sign * 2 * eps * r.abs())
         zero = (b[0] <= 0) & (b[1] >= 0)
         inf = float("inf")
         low = torch.where(one, torch.maximum(ends[0], low), low)

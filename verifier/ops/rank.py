@@ -1,5 +1,5 @@
-"""Places and ranks along an axis: ArgMax, ArgMin, Hardmax, TopK, OneHot. Ties go to the first entry unless the node asks
-for the last, as in ONNX.
+"""Places and ranks along an axis: ArgMax, ArgMin, Hardmax, TopK, OneHot. Ties go to the first entry unless the node
+asks for the last, as in ONNX.
 
 Where the largest entry may be. Entry i comes first among the largest for some x in the box iff nothing before it is
 surely as large and nothing after it surely larger:
@@ -137,8 +137,9 @@ class Top(Ranked):
 
     def interval(self, *boxes: Box) -> Box:
         l, u = boxes[0]
-        l, u = torch.nan_to_num(l, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), torch.nan_to_num(
-            u, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf
+        l, u = (
+            torch.nan_to_num(l, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
+            torch.nan_to_num(u, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf),
         )
         return self.sorted(l)[0], self.sorted(u)[0]
 

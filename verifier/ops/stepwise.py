@@ -81,12 +81,15 @@ class Stepwise(Joint):
 
 class Choice(NamedTuple):
     """What a `Selecting` joint may yield in a box: the hull [low, high] of every entry, and where it is settled
-    which variable input (`source`, else FLAT) and which of that input's flat entries (`place`) it equals."""
+    which variable input (`source`, else FLAT) and which of that input's flat entries (`place`) it equals. `size`
+    bounds what was summed to get open ends, if anything was.
+    """
 
     low: Tensor
     high: Tensor
     source: Tensor
     place: Tensor
+    size: Tensor | None = None
 
 
 class PickPlanes(Planes):
@@ -96,12 +99,15 @@ class PickPlanes(Planes):
         self.in_shapes = in_shapes
         self.source, self.place = choice.source, choice.place
         settled = choice.source != FLAT
-        size = torch.maximum(choice.low.abs(), choice.high.abs())
+        low, high = choice.low.abs(), choice.high.abs()
+        size = torch.maximum(low, high)
+        if choice.size is not None:
+            low, high = torch.maximum(low, choice.size), torch.maximum(high, choice.size)
         super().__init__(
             torch.where(settled, 0.0, choice.low),
             torch.where(settled, 0.0, choice.high),
-            torch.where(settled, size, choice.low.abs()),
-            torch.where(settled, size, choice.high.abs()),
+            torch.where(settled, size, low),
+            torch.where(settled, size, high),
         )
 
     def pull(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, ...]:

@@ -71,8 +71,8 @@ class Convert(Stepwise):
         if self.back:
             info = torch.finfo(self.to)
             usable &= torch.maximum(l.abs(), u.abs()) < info.max
-            below = -(info.eps * torch.maximum(l.abs(), u.abs()) * (0.5 + info.eps / 8) + info.smallest_normal * info.eps)
-            above = -below
+            above = info.eps * torch.maximum(l.abs(), u.abs()) * (0.5 + info.eps / 8) + info.smallest_normal * info.eps
+            below = -above
         else:
             usable &= (low == torch.trunc(l)) & (high == torch.trunc(u))
             below, above = torch.where(u <= 0, 0.0, -torch.ones_like(l)), torch.where(l >= 0, 0.0, torch.ones_like(u))

@@ -270,6 +270,22 @@ def halves() -> list[Example]:
     return [graph("Round", nodes, {"x": (2, 7), "half": np.array(0.5, F)}, low=-9, high=9)]
 
 
+def pasted() -> list[Example]:
+    """A strip of zeros over the columns i .. i + 1 of ones, which are fewer at the end and none beyond it."""
+    nodes = [
+        helper.make_node("Cast", ["i"], ["s"], to=TensorProto.INT64),
+        helper.make_node("Add", ["s", "two"], ["e"]),
+        helper.make_node("Slice", ["columns", "s", "e"], ["at"]),
+        helper.make_node("Unsqueeze", ["at", "last"], ["index"]),
+        helper.make_node("Shape", ["at"], ["n"]),
+        helper.make_node("ConstantOfShape", ["n"], ["strip"]),
+        helper.make_node("ScatterND", ["ones", "index", "strip"], ["mask"]),
+        helper.make_node("Mul", ["x", "mask"], ["y"]),
+    ]
+    fixed = {"two": i64([2]), "columns": i64(list(range(6))), "last": i64([1]), "ones": np.full(6, 0.5, F)}
+    return [graph("Table", nodes, {"x": (2, 6), "i": (1,), **fixed}, low=0, high=8)]
+
+
 SMOOTH = ("Sin", "Cos", "Atan", "Sinh", "Cosh", "Asinh", "Exp", "Erf", "Softplus", "Softsign", "Sigmoid", "Tanh")
 STEPS = ("Sign", "Floor", "Ceil", "Relu", "Abs", "Neg")
 
@@ -394,6 +410,7 @@ TABLE = {
     "ReshapeDynamic": lambda: shapes_by_value("Reshape"),
     "ExpandDynamic": lambda: shapes_by_value("Expand"),
     "ConstantOfShapeDynamic": lambda: shapes_by_value("ConstantOfShape"),
+    "Table": pasted,
     "ShapeDynamic": lambda: shapes_of_cuts("Shape"),
     "SizeDynamic": lambda: shapes_of_cuts("Size"),
     "RangeDynamic": ranges,

@@ -108,6 +108,11 @@ def batch_normalization(n: Node, x: np.ndarray, scale: np.ndarray, shift: np.nda
     return scale.reshape(shape) * x + shift.reshape(shape)
 
 
+def table(n: Node, *v: np.ndarray) -> np.ndarray:
+    piece = n.attrs["piece"]
+    return piece.results[piece.at(tuple(int(e) for a in v for e in a.ravel()))]
+
+
 RULES = {
     "ReduceLogSumExp": lambda n, x: np.log(np.sum(np.exp(x), axis=n.attrs["axes"], keepdims=bool(n.attrs["keepdims"]))),
     "Linear": lambda n, x, w, b: x @ w + (0 if b is None else b),
@@ -132,6 +137,7 @@ RULES = {
     "OneHot": one_hot,
     "CumSum": cumsum,
     "LeakyRelu": lambda n, x: np.where(x > 0, x, n.attrs["alpha"] * x),
+    "Table": table,
     "TopK": lambda n, x: -np.sort(-x, n.attrs["axis"]).take(range(n.attrs["k"]), n.attrs["axis"]),
     "TopK:1": lambda n, x: np.argsort(-x, n.attrs["axis"], "stable").take(range(n.attrs["k"]), n.attrs["axis"]),
 }

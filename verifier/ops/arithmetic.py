@@ -77,7 +77,7 @@ class Total(Affine):
         return tuple(unbroadcast(a if sign > 0 else -a, s) for sign, s in zip(self.signs, self.in_shapes))
 
     def offset(self) -> Tensor | None:
-        return None if self.c is None else self.c.expand(self.out_shape)
+        return None if self.c is None else self.c.to(self.site.dtype).expand(self.out_shape)
 
 
 @OPS.add("Add")

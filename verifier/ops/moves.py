@@ -117,7 +117,7 @@ class Joined(Affine):
             return None
         c0 = next(c for c in self.fixed if c is not None)
         parts = [c0.new_zeros(s) if c is None else c for c, s in zip(self.fixed, self.site.shapes)]
-        return torch.cat(parts, self.axis - 1)
+        return torch.cat(parts, self.axis - 1).to(self.site.dtype)
 
 
 @OPS.add("Concat")

@@ -37,9 +37,9 @@ class Blend(Affine):
         raise NotImplementedError
 
     def _fill(self, xs: tuple[Tensor, ...], constants: bool) -> Tensor:
-        left = iter(xs)
-        parts = [next(left) if c is None else (c if constants else torch.zeros_like(c)) for c in self.fixed]
-        return self.blend(*parts)
+        left, dtype = iter(xs), xs[0].dtype  # whole numbers in the model, floats in bounds
+        held = [None if c is None else c.to(dtype) for c in self.fixed]
+        return self.blend(*(next(left) if c is None else (c if constants else torch.zeros_like(c)) for c in held))
 
     def forward(self, *xs: Tensor) -> Tensor:
         return self._fill(xs, True)
@@ -53,8 +53,8 @@ class Blend(Affine):
     def offset(self) -> Tensor | None:
         if all(c is None for c in self.fixed):
             return None
-        like = next(c for c in self.fixed if c is not None)
-        return self._fill(tuple(like.new_zeros((1, *s)) for s in self.in_shapes), True)[0]
+        zeros = (torch.zeros((1, *s), dtype=self.site.dtype, device=self.site.device) for s in self.in_shapes)
+        return self._fill(tuple(zeros), True)[0]
 
 
 class Overwritten(Blend):

@@ -17,6 +17,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -170,19 +171,22 @@ def finite(l: Tensor, u: Tensor) -> Tensor:
     return torch.isfinite(l) & torch.isfinite(u)
 
 
+def held(exact: Tensor, dtype: torch.dtype) -> Box:
+    """The ends of numbers in the working precision, moved outward where that cannot hold them."""
+    near = exact.to(dtype)
+    if exact.dtype == torch.bool:
+        return near, near
+    off = near.double() != exact.double() if exact.is_floating_point() else near.to(exact.dtype) != exact
+    inf = torch.full_like(near, float("inf"))
+    return torch.where(off, torch.nextafter(near, -inf), near), torch.where(off, torch.nextafter(near, inf), near)
+
+
 def held_box(site: Site, i: int) -> Box | None:
-    """Input i's constant value as a box (1, *shape) in the working precision, moved outward where that cannot hold
-    it; None where it is not constant."""
+    """Input i's constant value as a box (1, *shape) in the working precision; None where it is not constant."""
     if i >= len(site.constants) or site.constants[i] is None:
         return None
-    exact = torch.from_numpy(site.constants[i].copy()).to(site.device)
-    near = exact.to(site.dtype)
-    if exact.dtype == torch.bool:
-        return near.unsqueeze(0), near.unsqueeze(0)
-    off = near.to(exact.dtype) != exact if not exact.is_floating_point() else near.double() != exact.double()
-    inf = torch.full_like(near, float("inf"))
-    low, high = torch.where(off, torch.nextafter(near, -inf), near), torch.where(off, torch.nextafter(near, inf), near)
-    return low.unsqueeze(0), high.unsqueeze(0)
+    exact = torch.from_numpy(np.array(site.constants[i])).to(site.device)
+    return tuple(t.unsqueeze(0) for t in held(exact, site.dtype))
 
 
 def broadcast(box: Box, out: Shape) -> Box:

@@ -40,7 +40,7 @@ TRUTH = Range(0, 1, True)
 RANGES: dict[str, tuple[Range, ...]] = {
     **dict.fromkeys(("And", "Or", "Xor"), (TRUTH, TRUTH)),
     "OneHot": (Range(-6, 6, True),),
-    "Table": (Range(-3, 9, True),),
+    "Lookup": (Range(-3, 9, True),),
     **dict.fromkeys(("GatherDynamic", "GatherElementsDynamic", "GatherNDDynamic"), (Range(), Range(-6, 6, True))),
     **dict.fromkeys(
         ("ScatterElementsDynamic", "ScatterDynamic", "ScatterNDDynamic"), (Range(), Range(-6, 6, True), Range())

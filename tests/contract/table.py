@@ -283,7 +283,7 @@ def pasted() -> list[Example]:
         helper.make_node("Mul", ["x", "mask"], ["y"]),
     ]
     fixed = {"two": i64([2]), "columns": i64(list(range(6))), "last": i64([1]), "ones": np.full(6, 0.5, F)}
-    return [graph("Table", nodes, {"x": (2, 6), "i": (1,), **fixed}, low=0, high=8)]
+    return [graph("Lookup", nodes, {"x": (2, 6), "i": (1,), **fixed}, low=0, high=8)]
 
 
 SMOOTH = ("Sin", "Cos", "Atan", "Sinh", "Cosh", "Asinh", "Exp", "Erf", "Softplus", "Softsign", "Sigmoid", "Tanh")
@@ -410,7 +410,7 @@ TABLE = {
     "ReshapeDynamic": lambda: shapes_by_value("Reshape"),
     "ExpandDynamic": lambda: shapes_by_value("Expand"),
     "ConstantOfShapeDynamic": lambda: shapes_by_value("ConstantOfShape"),
-    "Table": pasted,
+    "Lookup": pasted,
     "ShapeDynamic": lambda: shapes_of_cuts("Shape"),
     "SizeDynamic": lambda: shapes_of_cuts("Size"),
     "RangeDynamic": ranges,

@@ -108,7 +108,7 @@ def batch_normalization(n: Node, x: np.ndarray, scale: np.ndarray, shift: np.nda
     return scale.reshape(shape) * x + shift.reshape(shape)
 
 
-def table(n: Node, *v: np.ndarray) -> np.ndarray:
+def lookup(n: Node, *v: np.ndarray) -> np.ndarray:
     piece = n.attrs["piece"]
     return piece.results[piece.at(tuple(int(e) for a in v for e in a.ravel()))]
 
@@ -137,7 +137,7 @@ RULES = {
     "OneHot": one_hot,
     "CumSum": cumsum,
     "LeakyRelu": lambda n, x: np.where(x > 0, x, n.attrs["alpha"] * x),
-    "Table": table,
+    "Lookup": lookup,
     "TopK": lambda n, x: -np.sort(-x, n.attrs["axis"]).take(range(n.attrs["k"]), n.attrs["axis"]),
     "TopK:1": lambda n, x: np.argsort(-x, n.attrs["axis"], "stable").take(range(n.attrs["k"]), n.attrs["axis"]),
 }

@@ -141,23 +141,23 @@ def test_shapes_inside_may_change_but_are_no_constants():
     assert "Gather" not in {k[:6] for k in kinds(load_network(model(n, {"x": (1, 3)}, w=W)))}, "its shape is fixed"
 
 
-def test_pieces_behind_few_integers_are_tables():
+def test_pieces_behind_few_integers_are_looked_up():
     """What is cut has no fixed length, but what is made of it has: it is a function of the integer."""
     length = [node("Slice", "w z e", "cut"), node("Shape", "cut", "s"), node("Cast", "s", to=1)]
     net = load_network(model([node("Cast", "x", "e", to=7), *length], {"x": (1,)}, w=W[0], z=np.array([0])))
-    assert kinds(net) == ["Cast", "Table"]
+    assert kinds(net) == ["Cast", "Lookup"]
     piece = net.nodes[1].attrs["piece"]
     for e in (-5, -4, -1, 0, 1, 2, 4, 9):
         assert piece.results[piece.at((e,))] == [len(W[0, :e])]
     assert len(piece.results) == 5, "equal results are kept once"
     largest = [node("Cast", "x", "i", to=7), node("ReduceMax", "i", "e", keepdims=1), *length]
     net = load_network(model(largest, {"x": (5,)}, w=W[0], z=np.array([0])))
-    assert kinds(net) == ["Cast", "ReduceMax", "Table"], "five integers are too many, their largest is one"
+    assert kinds(net) == ["Cast", "ReduceMax", "Lookup"], "five integers are too many, their largest is one"
     net = load_network(model([node("Cast", "x", "e", to=7), *length], {"x": (1,), "w": (4,)}, z=np.array([0])))
-    assert "Table" not in kinds(net), "what is cut depends on the input itself"
+    assert "Lookup" not in kinds(net), "what is cut depends on the input itself"
 
 
-def test_a_table_says_where_the_model_cannot_be_run():
+def test_a_lookup_says_where_the_model_cannot_be_run():
     n = [
         node("Cast", "x", "e", to=7),
         node("Slice", "w e end", "cut"),

@@ -84,7 +84,7 @@ not constant, the kind is '<Op>Dynamic', its inputs are those of the file (all o
 GatherDynamic, ScatterNDDynamic, SliceDynamic, RangeDynamic, ReshapeDynamic, … Their shapes, and those of what is made
 from them, are the ones seen on zeros; only the outputs have been seen to keep theirs on several inputs. A shape that
 may change is not constant: it comes from ShapeDynamic. A piece of the model with such shapes inside that depends on a
-few integers alone is one node: 'Table', inputs these integers, attribute `piece` (`verifier.net.tables`).
+few integers alone is one node: 'Lookup', inputs these integers, attribute `piece` (`verifier.net.lookup`).
 
 Several outputs. Output k > 0 of an operator with several that is not rewritten is a node of its own with kind '<Op>:k'
 and the inputs and attributes of the first ('TopK:1' are the indices).

@@ -2,13 +2,13 @@
 
 A model that computes a position, cuts there and pastes there (a mask at a computed place, say) has tensors whose shapes
 change with the position; no network of static shapes can say what they are. Seen from outside such a piece is a plain
-function of few integers, with a result of fixed shape: the piece becomes one node of kind 'Table', which looks up what
+function of few integers, with a result of fixed shape: the piece becomes one node of kind 'Lookup', which looks up what
 ONNX Runtime computes for given integers. Nothing is assumed about what happens inside.
 
 A *gate* is an integer or truth value tensor of at most GATE entries, of fixed shape, that is computed from the input.
-A tensor that depends on the input through gates alone, of at most GATE entries together, is *behind* them. It becomes a
-table if its own shape is fixed, a tensor of open shape is among its ancestors behind the gates, and it is read from
-elsewhere. Shapes are open as `verifier.net.trace` says.
+A tensor that depends on the input through gates alone, of at most GATE entries together, is *behind* them. It becomes
+such a node if its own shape is fixed, a tensor of open shape is among its ancestors behind the gates, and it is read
+from elsewhere. Shapes are open as `verifier.net.trace` says.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Piece:
         return self._number[mark]
 
 
-def tabulate(t: Trace, model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> None:
-    """Replaces the pieces of a traced model by tables: `t.raws` changes, everything else stays."""
+def look_up(t: Trace, model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> None:
+    """Replaces the pieces of a traced model by lookups: `t.raws` changes, everything else stays."""
     if not t.open_shapes:
         return
     behind, wild = gates_of(t)
@@ -89,13 +89,13 @@ def tabulate(t: Trace, model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> No
             wanted.update(i for i in raw.inputs if i)
     raws = []
     for raw in t.raws:
-        tables = [o for o in raw.outputs if o in wanted and o in wild and behind.get(o) and o not in t.open_shapes]
-        kept = tuple("" if o in tables else o for o in raw.outputs)
+        found = [o for o in raw.outputs if o in wanted and o in wild and behind.get(o) and o not in t.open_shapes]
+        kept = tuple("" if o in found else o for o in raw.outputs)
         if any(kept):
             raws.append(replace(raw, outputs=kept))
-        for name in tables:
+        for name in found:
             piece = piece_of(t, model, name, behind[name])
-            raws.append(raw if piece is None else Raw("Table", piece[0], (name,), {"piece": piece[1]}, raw.origin))
+            raws.append(raw if piece is None else Raw("Lookup", piece[0], (name,), {"piece": piece[1]}, raw.origin))
     t.raws = raws
 
 

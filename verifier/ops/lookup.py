@@ -1,4 +1,4 @@
-"""Table: a function of a few whole numbers that somebody else computes (`verifier.net.tables`), looked up.
+"""Lookup: a function of a few whole numbers that somebody else computes (`verifier.net.lookup`), looked up.
 
 The range over a box is the hull of the results at all whole numbers in it, entry by entry, as long as these are at most
 CELLS; with more, or where the model cannot be run at one of them, nothing is known. A result that the working precision
@@ -25,8 +25,8 @@ CELLS = 2**13
 FAR = 2**31
 
 
-@OPS.add("Table")
-class Table(Stepwise):
+@OPS.add("Lookup")
+class Lookup(Stepwise):
     def __init__(self, site: Site):
         super().__init__(site)
         self.piece = site.attrs["piece"]

@@ -11,7 +11,9 @@ import numpy as np
 from verifier.net.graph import Network, Node, Tensor
 
 F = np.dtype(np.float32)
-ENTRYWISE = ["Mul"]  # joint functions of two values
+ENTRYWISE = ["Mul", "Max", "Min"]  # joint functions of two values
+ALONG, REDUCED = ["Softmax", "LogSoftmax"], ["ReduceLogSumExp", "ReduceMax", "ReduceMin"]  # joint functions along axes
+REACHED = [*ENTRYWISE, "MatMul", "Einsum", *ALONG, *REDUCED, "MaxPool"]
 Value = tuple[str, tuple[int, int, int]]  # a name and its shape
 
 
@@ -87,6 +89,13 @@ def pool(b: Builder) -> None:
     x, (_, c, n) = b.pick()
     attrs = {"kernel_shape": (2,), "strides": (1,), "dilations": (1,), "pads": (1, 0), "ceil_mode": 0}
     b.emit("AveragePool", (x,), (1, c, n), count_include_pad=int(b.rng.integers(2)), **attrs)
+
+
+def largest(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    k, t = min(int(b.rng.integers(1, 5)), n), int(b.rng.integers(1, 3))
+    attrs = {"kernel_shape": (k,), "strides": (t,), "dilations": (1,), "pads": (k - 1, 0), "ceil_mode": 0}
+    b.emit("MaxPool", (x,), (1, c, (n - 1) // t + 1), **attrs)
 
 
 def normalisation(b: Builder) -> None:
@@ -187,6 +196,26 @@ def place(b: Builder) -> None:
     )
 
 
+def group(b: Builder) -> None:
+    """A joint function along one axis or two."""
+    (x, s), kind = b.pick(), str(b.rng.choice(ALONG + REDUCED))
+    axes = ((1,), (2,), (1, 2))[int(b.rng.integers(3))]
+    shape = tuple(1 if k in axes else n for k, n in enumerate(s)) if kind in REDUCED else s
+    b.emit(kind, (x,), shape, axes=axes, **({"keepdims": 1} if kind in REDUCED else {}))
+
+
+def contraction(b: Builder) -> None:
+    """A matrix product of two values: of a value and another, or itself, transposed."""
+    (x, s), (y, t) = b.pick(), b.pick()
+    if s[2] != t[2]:
+        y, t = x, s
+    b.emit("Transpose", (y,), (1, t[2], t[1]), perm=(0, 2, 1))
+    if b.rng.random() < 0.5:
+        b.emit("MatMul", (x, b.values[-1][0]), (1, s[1], t[1]))
+    else:
+        b.emit("Einsum", (x, y), (1, t[1], s[1]), equation="nij,nkj->nki")
+
+
 def reduction(b: Builder) -> None:
     x, (_, c, n) = b.pick()
     b.emit(str(b.rng.choice(["ReduceSum", "ReduceMean"])), (x,), (1, c, 1), axes=(2,), keepdims=1)
@@ -250,7 +279,7 @@ STEPS = (
     multiple,
     reduction,
 )
-JOINTS = (combination, decision, rounding, lookup, pasting, ranking, place)
+JOINTS = (combination, contraction, group, largest, decision, rounding, lookup, pasting, ranking, place)
 STEPS += (transposition, backwards, join, repetition, border, stretch, running, choice)
 
 

@@ -178,7 +178,14 @@ def einsums() -> list[Example]:
     found = [one("Einsum", {"a": a, "b": b}, equation=e) for e, a, b in constant]
     found.append(one("Einsum", {"a": (3, 3)}, equation="ii->i"))
     found.append(one("Einsum", {"a": w(2, 3), "b": (3, 4), "c": w(4, 2)}, equation="ij,jk,kl->il"))
-    return [*found, one("Einsum", {"a": (2, 3, 4), "b": (2, 4, 5)}, equation="bij,bjk->bik")]
+    variable = [
+        ("bij,bjk->bik", (2, 3, 4), (2, 4, 5)),
+        ("ij,kj->ki", (3, 4), (2, 4)),
+        ("abc,abc->b", (2, 3, 2), (2, 3, 2)),
+        ("i,j->ij", (3,), (2,)),
+        ("ij,k->i", (3, 4), (2,)),
+    ]
+    return found + [one("Einsum", {"a": a, "b": b}, equation=e) for e, a, b in variable]
 
 
 def quantised(op: str) -> list[Example]:

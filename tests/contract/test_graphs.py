@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from exact import EXACT
-from graphs import ENTRYWISE, build
+from graphs import REACHED, build
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_operators import OneNumber, kinds_of, operators
@@ -105,4 +105,4 @@ def test_the_graphs_reach_every_joint_step():
     kinds = {
         s.node.kind for n in networks for s in Program(n, torch.float32, "cpu").steps[1:] if isinstance(s.op, Joint)
     }
-    assert kinds >= {*ENTRYWISE, *DISCRETE}
+    assert kinds >= {*REACHED, *DISCRETE}

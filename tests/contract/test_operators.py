@@ -128,6 +128,23 @@ def test_planes_and_intervals(kind, dtype):
     assert not [text for case in joints(kind, dtype) for text in joint_checks.violations(case)]
 
 
+@pytest.mark.parametrize("mix", [(0.0, 0.0), (1.0, 1.0), (0.3, 0.9)])
+@pytest.mark.parametrize("kind", ("Mul", "MatMul", "Einsum"))
+def test_every_mixture_of_planes_encloses_a_product(kind, mix):
+    for dtype in WORKING:
+        for case in joints(kind, dtype, most=3):
+            case.op = mixed(case.op, mix)
+            checks = (joint_checks.planes, joint_checks.weights, joint_checks.pulls, joint_checks.terms)
+            assert not [text for check in checks for text in check(case)]
+
+
+def mixed(op, mix: tuple[float, float]):
+    """The operator with planes of other mixtures."""
+    other = copy.copy(op)
+    other.relax = lambda *boxes: op.planes(boxes, mix)
+    return other
+
+
 # --- the checks notice ---
 
 
@@ -231,20 +248,16 @@ def changed(planes, **parts):
     return bad
 
 
-def pulled(planes, change):
-    """A copy of planes whose pull is changed by a function."""
-    bad, original = copy.copy(planes), type(planes).pull
-    bad.__class__ = type("Changed", (type(planes),), {"pull": lambda self, *rows: change(original(self, *rows))})
+def answering(planes, name: str, change):
+    """A copy of planes with the results of a method changed, entry by entry of the tuple."""
+    bad, original = copy.copy(planes), getattr(type(planes), name)
+    method = lambda self, *xs: tuple(map(change, original(self, *xs)))
+    bad.__class__ = type("Changed", (type(planes),), {name: method})
     return bad
 
 
 def coarse(x: torch.Tensor) -> torch.Tensor:
     return x.bfloat16().to(x) if x.dtype == torch.float32 else x
-
-
-def beside(values):
-    """`values` off by a little."""
-    return lambda *xs: tuple(y + 1e-3 for y in values(*xs))
 
 
 JOINT_DAMAGE = {
@@ -255,12 +268,12 @@ JOINT_DAMAGE = {
     "upper end lowered": (joint_checks.interval, "interval", lambda p: (p[0], p[1] - 1e-3)),
     "lower weights shrunk": (joint_checks.weights, "relax", lambda p: changed(p, lo_w=lambda w: 0.5 * w)),
     "upper weights shrunk": (joint_checks.weights, "relax", lambda p: changed(p, up_w=lambda w: 0.5 * w)),
-    "rows turned round": (joint_checks.planes, "relax", lambda p: pulled(p, lambda xs: tuple(-x for x in xs))),
-    "rows squared": (joint_checks.pulls, "relax", lambda p: pulled(p, lambda xs: tuple(x * x for x in xs))),
-    "coarse rows": (joint_checks.terms, "relax", lambda p: pulled(p, lambda xs: tuple(map(coarse, xs)))),
-    "other values": (joint_checks.pulls, "relax", lambda p: changed(p, values=beside)),
+    "rows turned round": (joint_checks.planes, "relax", lambda p: answering(p, "pull", lambda x: -x)),
+    "rows squared": (joint_checks.pulls, "relax", lambda p: answering(p, "pull", lambda x: x * x)),
+    "coarse rows": (joint_checks.terms, "relax", lambda p: answering(p, "pull", coarse)),
+    "other values": (joint_checks.pulls, "relax", lambda p: answering(p, "values", lambda y: y + 1e-3)),
     "no terms": (joint_checks.terms, "terms", 0),
-    "slopes of infinity": (joint_checks.infinite, "relax", lambda p: pulled(p, lambda xs: tuple(x + 1 for x in xs))),
+    "slopes of infinity": (joint_checks.infinite, "relax", lambda p: answering(p, "pull", lambda x: x + 1)),
     "planes apart on points": (joint_checks.touching, "relax", lambda p: changed(p, lo_b=lambda b: b - 0.1)),
     "ends apart on points": (joint_checks.touching, "interval", lambda p: (p[0] - 0.1, p[1])),
 }

@@ -54,7 +54,7 @@ def test_a_constant_that_must_be_rounded_makes_a_move_affine(constant, dtype, mo
         ("Div", 0, [2.0, 4.0], Opaque),
         ("Add", None, None, Affine),
         ("MatMul", 1, [2.0, 4.0], Affine),
-        ("MatMul", None, None, Opaque),
+        ("MatMul", None, None, Joint),
     ],
 )
 def test_affine_only_where_it_is(kind, slot, value, of):

@@ -1,4 +1,4 @@
-"""Functions of two operands that can be evaluated but not bounded yet: powers, extremes.
+"""Functions of two operands that can be evaluated but not bounded yet: powers.
 
 Both operands depend on x or one is constant; they act entry by entry and broadcast as in numpy.
 """
@@ -20,13 +20,11 @@ def power(a: Tensor, b: Tensor) -> Tensor:
 
 BINARY = {
     "Pow": power,
-    "Max": torch.maximum,
-    "Min": torch.minimum,
     "PRelu": lambda x, slope: torch.where(x >= 0, x, slope * x),
 }
 
 
-@OPS.add("Pow", "Max", "Min", "PRelu")
+@OPS.add("Pow", "PRelu")
 class Binary(Entrywise):
     def __init__(self, site: Site):
         super().__init__(site)

@@ -1,4 +1,5 @@
-"""Einsum: sums of products named by letters. Affine where one operand depends on x, forward only where several do.
+"""Einsum: sums of products named by letters. Affine where one operand depends on x; of two variables see
+`verifier.ops.contractions`.
 
 The batch axis N becomes one more letter, on every operand that depends on x and on the result. With one variable
 operand, an entry of y sums one product per value of the letters that the result lacks, and an entry of the adjoint one
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from verifier.ops import OPS
 from verifier.ops.arithmetic import rounded
-from verifier.ops.base import Affine, Opaque, Operator, Site
+from verifier.ops.base import Affine, Operator, Site
+from verifier.ops.contractions import Unbounded, product_of
 
 
 class Terms:
@@ -37,15 +39,6 @@ class Terms:
     def sum(self, xs: tuple[Tensor, ...], fixed: list[Tensor | None]) -> Tensor:
         left = iter(xs)
         return torch.einsum(self.equation, *(next(left) if c is None else c for c in fixed))
-
-
-class EinsumVariable(Opaque):
-    def __init__(self, site: Site):
-        super().__init__(site)
-        self.of = Terms(site)
-
-    def forward(self, *xs: Tensor) -> Tensor:
-        return self.of.sum(xs, self.of.fixed)
 
 
 class EinsumConstant(Affine):
@@ -73,5 +66,12 @@ class EinsumConstant(Affine):
 
 @OPS.add("Einsum")
 def einsum(site: Site) -> Operator:
-    simple = len(site.variable) == 1 and "..." not in site.attrs["equation"]
-    return EinsumConstant(site) if simple else EinsumVariable(site)
+    plain = "..." not in site.attrs["equation"]
+    if plain and len(site.variable) == 1:
+        return EinsumConstant(site)
+    of = Terms(site)
+
+    def run(*xs: Tensor) -> Tensor:
+        return of.sum(xs, of.fixed)
+
+    return product_of(site, of.inputs, of.output, run) if plain and len(of.inputs) == 2 else Unbounded(site, run)

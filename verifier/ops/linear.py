@@ -1,4 +1,5 @@
-"""Products with a constant matrix: Linear (y = x W + b on the last axis) and MatMul with one constant operand.
+"""Products with a constant matrix: Linear (y = x W + b on the last axis) and MatMul with one constant operand. That of
+two variables is in `verifier.ops.contractions`.
 
 Shapes: x (N, *in_shape), W (in, out), b (out,). M is W repeated along the leading axes of x, so |M| r = r |W| and
 a M = a W^T, summed over the axes along which x is broadcast. The transposed product uses W.T as a view: BLAS reads a
@@ -13,9 +14,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from verifier.ops import OPS
-from verifier.ops.arithmetic import lift, rounded, unbroadcast
-from verifier.ops.base import Affine, Opaque, Operator, Shape, Site, Unsuitable, size
+from verifier.ops import OPS, contractions
+from verifier.ops.arithmetic import rounded, unbroadcast
+from verifier.ops.base import Affine, Operator, Shape, Site, Unsuitable, size
 
 
 @OPS.add("Linear")
@@ -107,19 +108,6 @@ class MatMulConstant(Affine):
         return None
 
 
-class MatMulVariable(Opaque):
-    """Both factors depend on x: a sum of products of variables."""
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        n_x, n_y = len(self.in_shapes[0]), len(self.in_shapes[1])
-        if n_x == 1:
-            x = x.unsqueeze(1)
-        if n_y == 1:
-            y = y.unsqueeze(2)
-        rank = max(x.ndim, y.ndim) - 1
-        return torch.matmul(lift(x, rank), lift(y, rank)).reshape(x.shape[0], *self.out_shape)
-
-
 @OPS.add("MatMul")
 def matmul(site: Site) -> Operator:
-    return MatMulConstant(site) if len(site.variable) == 1 else MatMulVariable(site)
+    return MatMulConstant(site) if len(site.variable) == 1 else contractions.matmul(site)

@@ -90,7 +90,11 @@ class Product(Joint):
         return product_range(*wide_boxes(boxes, self.out_shape))
 
     def relax(self, *boxes: Box) -> Planes:
-        p, q, lo_b, p2, q2, up_b = mccormick(*wide_boxes(boxes, self.out_shape))
+        return self.planes(boxes)
+
+    def planes(self, boxes: tuple[Box, ...], mix: tuple[float | Tensor, float | Tensor] = (0.5, 0.5)) -> Planes:
+        """The planes for mixtures r of the lower and of the upper side."""
+        p, q, lo_b, p2, q2, up_b = mccormick(*wide_boxes(boxes, self.out_shape), mix)
         return EntryPlanes((p, q), lo_b, (p2, q2), up_b, boxes)
 
 

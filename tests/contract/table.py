@@ -211,6 +211,7 @@ def gathers_by_value() -> list[Example]:
     return [
         chain("Gather", {"x": (4, 3), "i": (2, 2)}, "i", low=0, high=3, axis=0),
         chain("Gather", {"x": w(2, 5), "i": (3,)}, "i", low=-4, high=4, axis=-1),
+        chain("Gather", {"x": (4, 3), "i": ()}, "i", low=-4, high=3.9, axis=0),
     ]
 
 
@@ -438,5 +439,6 @@ TABLE = {
             for r in ("none", "add")
         ]
         + [chain("ScatterND", {"x": (4, 3), "i": (1, 1), "u": (1, 3)}, "i", 16, 0, 2.99)]
+        + [chain("ScatterND", {"x": (4, 3), "i": (1,), "u": (3,)}, "i", 16, 0, 2.99)]
     ),
 }

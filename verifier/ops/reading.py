@@ -91,7 +91,8 @@ class Gather(Reading):
         self.axis = site.attrs.get("axis", 0) % len(self.shape) + 1
 
     def compute(self, x: Tensor, index: Tensor) -> Tensor:
-        y = take(x, self.axis, wrapped(index, x.shape[self.axis]).flatten(1))
+        places = wrapped(index, x.shape[self.axis]).reshape(x.shape[0], prod(self.index_shape))
+        y = take(x, self.axis, places)
         return y.reshape(x.shape[0], *self.out_shape)
 
     def layout(self, x: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class Gather(Reading):
         return x.reshape(x.shape[0], prod(s[: self.axis - 1]), s[self.axis - 1], prod(s[self.axis :]))
 
     def spans(self, index: Box) -> tuple[Tensor, Tensor, Tensor]:
-        l, u = (t.reshape(t.shape[0], 1, -1, 1) for t in index)
+        l, u = (t.reshape(t.shape[0], 1, prod(self.index_shape), 1) for t in index)
         return reach(l, u, self.shape[self.axis - 1])
 
 

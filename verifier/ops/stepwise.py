@@ -157,7 +157,7 @@ class Selecting(Joint):
         choice = self.choose(*boxes)
         handed = PickPlanes(choice, self.in_shapes).pull(a, torch.zeros_like(a))
         rise = torch.where(choice.source == FLAT, torch.nan_to_num(choice.high - choice.low, posinf=1.0), 0.0)
-        total = (a.abs() * rise.unsqueeze(1)).flatten(2).sum(2)
+        total = (a.abs() * rise.unsqueeze(1)).reshape(*a.shape[:2], -1).sum(2)
         found = []
         for part, (l, u) in zip(handed, boxes):
             width = torch.nan_to_num(u - l, posinf=1e30).unsqueeze(1)

@@ -165,11 +165,14 @@ class ScatterND(Writing):
 
     def spans(self, index: Box) -> tuple[Tensor, Tensor]:
         first, last = flat_reach(index, self.merged)
-        return first.flatten(1), last.flatten(1)
+        return self._row(first), self._row(last)
+
+    def _row(self, places: Tensor) -> Tensor:
+        return places.reshape(places.shape[0], prod(self.site.shapes[1][:-1]))
 
     def compute(self, x: Tensor, index: Tensor, updates: Tensor) -> Tensor:
         rows, updates = self.data_layout(x), self.update_layout(updates)
-        places = flat_places(index.long(), self.merged).flatten(1).unsqueeze(2).expand(updates.shape)
+        places = self._row(flat_places(index.long(), self.merged)).unsqueeze(2).expand(updates.shape)
         return self.data_back(write(rows, 1, places, updates, self.reduction))
 
 
@@ -202,7 +205,8 @@ class ScatterElements(Writing):
     def spans(self, index: Box) -> tuple[Tensor, Tensor]:
         first, last, split = reach(*(self._moved(t) for t in index), self.length)
         first, last = torch.where(split, 0, first), torch.where(split, self.length - 1, last)
-        return (first + self.starts).flatten(1), (last + self.starts).flatten(1)
+        count = prod(self.site.shapes[1])
+        return tuple((t + self.starts).reshape(t.shape[0], count) for t in (first, last))
 
     def compute(self, x: Tensor, index: Tensor, updates: Tensor) -> Tensor:
         return write(x, self.axis, wrapped(index, self.length), updates, self.reduction)

@@ -185,3 +185,44 @@ def test_reach_of_an_index():
     first, last, split = reach(*box([0.2, -3, -1, 2.9999, -50, np.nan], [1.9, -2, 1, 3.0001, 50, np.nan]), 4)
     assert first[0].tolist() == [1, 1, 1, 3, 3, 3] and last[0].tolist() == [1, 2, 3, 3, 0, 0]
     assert split[0].tolist() == [False, False, True, False, True, True]
+
+
+@pytest.mark.parametrize("shape", ((), (3,)))
+@pytest.mark.parametrize("kind", ("Greater", "GreaterOrEqual", "Less", "LessOrEqual"))
+def test_planes_of_two_variables_hold_their_order(kind, shape):
+    op = operator(kind, shape, shape, shape=shape, out=np.bool_)
+    g = torch.Generator().manual_seed(1)
+    boxes = []
+    for _ in range(2):
+        middle, radius = torch.randn((60, *shape), generator=g), torch.randn((60, *shape), generator=g).exp()
+        boxes.append((middle - radius, middle + radius))
+    xs = []
+    for l, u in boxes:
+        t = torch.rand((60, 40, *shape), generator=g)
+        t[:, :20] = t[:, :20].round()
+        xs.append(l[:, None] + (u - l)[:, None] * t)
+    xs[1][:, ::4] = torch.minimum(torch.maximum(xs[0], boxes[1][0][:, None]), boxes[1][1][:, None])[:, ::4]  # ties
+    planes = op.relax(*boxes)
+    low, high = planes.values(*xs)
+    y = op.forward(*(x.flatten(0, 1) for x in xs)).reshape(low.shape).float()
+    assert (low <= y + 1e-6).all() and (y <= high + 1e-6).all()
+    assert bool((planes.lower[0] != 0).any()) and bool((planes.upper[0] != 0).any())
+    first, second = planes.pull(torch.ones_like(low), torch.zeros_like(low))
+    assert torch.equal(first, -second)
+
+
+def test_joints_of_rank_zero():
+    numbers = torch.tensor([1.0, 0.0]), torch.tensor([2.0, 3.0])
+    cases = [
+        (operator("Where", (), (), (), shape=()), (torch.tensor([1.0, 0.0]),) * 2, numbers, numbers),
+        (operator("Cast", (), shape=(), out=np.int64, to="int64"), numbers),
+        (operator("GatherDynamic", (4,), (), shape=(), axis=0), (torch.zeros(2, 4), torch.ones(2, 4)), numbers),
+        (operator("OneHot", (), shape=(3,), axis=0, depth=3, on=1.0, off=0.0), numbers),
+    ]
+    for op, *boxes in cases:
+        low, high = op.interval(*boxes)
+        assert low.shape == high.shape == (2, *op.out_shape) and (low <= high).all()
+        a = torch.ones((2, 5, *op.out_shape))
+        for parts in (op.relax(*boxes).pull(a, torch.zeros_like(a)), op.steep(a, *boxes)):
+            assert [p.shape for p in parts] == [(2, 5, *s) for s in op.in_shapes]
+            assert all(torch.isfinite(p).all() for p in parts)

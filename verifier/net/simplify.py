@@ -25,7 +25,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
                                              becomes Adds and a Div; Mul (x, x) becomes Pow (x, 2)
   Max Min                a, b                numpy broadcasting; longer lists become chains, a single one vanishes
   Equal Less Greater     a, b                likewise; also LessOrEqual GreaterOrEqual And Or Xor, and Not with one
-                                             input
+                                             input. Of two floats that both depend on x, an order is that of their
+                                             difference and 0
   Where                  condition, a, b     broadcasting
   Relu Sigmoid Tanh Sin  x                   no attributes; likewise Cos Tan Exp Log Sqrt Reciprocal Abs Neg Sign
                                              Floor Ceil Round Erf Softplus Softsign HardSwish Mish Asin Acos Atan
@@ -42,7 +43,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
                                              ReduceProd ReduceLogSumExp. GlobalAveragePool and GlobalMaxPool become
                                              ReduceMean and ReduceMax; ReduceL1, ReduceL2, ReduceSumSquare and
                                              ReduceLogSum become ReduceSum with Abs, Pow (x, 2), Sqrt, Log around it
-  ArgMax ArgMin          x                   axis, keepdims, select_last_index
+  ArgMax ArgMin          x                   axis, keepdims, select_last_index. Over two floats: Sub, Greater (…),
+                                             Cast
   Reshape                x                   none: target is node.shape. Also from Flatten, Squeeze, Unsqueeze; runs
                                              of them are merged
   Transpose              x                   perm
@@ -108,6 +110,7 @@ import numpy as np
 from verifier.net import rules_affine, rules_moves, rules_other, rules_resize  # noqa: F401  (they register their rules)
 from verifier.net.draft import Draft, Raw
 from verifier.net.graph import Network, Node, Tensor
+from verifier.net.rewrites_places import take_differences
 
 Rewrite = Callable[[Draft, frozenset[str]], bool]
 
@@ -129,6 +132,10 @@ def simplify(
     changed = True
     while changed:
         changed = any([rewrite(draft, roots) for rewrite in REWRITES])
+    take_differences(draft, roots)
+    merge_reshapes(draft, roots)
+    drop_identities(draft, roots)
+    drop_dead(draft, roots)
     used = {i for n in draft.nodes for i in n.inputs}
     constants = {name: value for name, value in draft.values.items() if name in used}
     places = tuple(Tensor(o, draft.shapes[o], draft.dtypes[o]) for o in outputs)

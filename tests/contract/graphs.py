@@ -132,6 +132,70 @@ def combination(b: Builder) -> None:
     b.emit(kind, (x, y), np.broadcast_shapes(s, t))
 
 
+def inner(b: Builder, kind: str, inputs: tuple[str, ...], shape: tuple[int, ...], **attrs) -> str:
+    """A value that no other step picks: truth values, indices, parts."""
+    b.emit(kind, inputs, shape, **attrs)
+    return b.values.pop()[0]
+
+
+def decision(b: Builder) -> None:
+    """One of two values, as a comparison says."""
+    (x, s), way = b.pick(), str(b.rng.choice(["Greater", "GreaterOrEqual", "Less", "LessOrEqual"]))
+    c = inner(b, way, (x, b.weight(s[1], 1)) if b.rng.random() < 0.5 else (b.weight(s[2]), x), s)
+    if b.rng.random() < 0.3:
+        c = inner(b, "Not", (inner(b, "Or", (c, inner(b, "Less", (x, b.weight())[::-1], s)), s),), s)
+    if b.rng.random() < 0.3:
+        b.emit("Cast", (c,), s, to="float32")
+    else:
+        b.emit("Where", (c, x, b.weight(s[2])) if b.rng.random() < 0.5 else (c, b.weight(s[1], 1), x), s)
+
+
+def rounding(b: Builder) -> None:
+    (x, s), to = b.pick(), str(b.rng.choice(["int64", "float16", "bfloat16"]))
+    b.emit("Cast", (inner(b, "Cast", (x,), s, to=to),), s, to="float32")
+
+
+def lookup(b: Builder) -> None:
+    (x, s), (y, _) = b.pick(), b.pick()
+    i = inner(
+        b,
+        "Cast",
+        (inner(b, "Slice", (y,), (1, 1, 1), axes=(1, 2), starts=(0, 0), ends=(1, 1), steps=(1, 1)),),
+        (1, 1, 1),
+        to="int64",
+    )
+    if b.rng.random() < 0.5:
+        i = inner(b, "Cast", (x,), s, to="int64")
+        b.emit("GatherElementsDynamic", (x, i), s, axis=2)
+    else:
+        b.emit("GatherDynamic", (x, inner(b, "Reshape", (i,), (1,))), (1, s[1], 1), axis=2)
+
+
+def pasting(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    part = inner(b, "Slice", (x,), (1, c, 1), axes=(2,), starts=(0,), ends=(1,), steps=(1,))
+    i = inner(b, "Cast", (part,), (1, c, 1), to="int64")
+    b.emit(
+        "ScatterElementsDynamic", (x, i, part), (1, c, n), axis=2, reduction=str(b.rng.choice(["none", "add", "max"]))
+    )
+
+
+def ranking(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    b.emit("TopK", (x,), (1, c, (n + 1) // 2), axis=2, k=(n + 1) // 2, largest=int(b.rng.integers(2)), sorted=1)
+
+
+def place(b: Builder) -> None:
+    x, (_, c, n) = b.pick()
+    if b.rng.random() < 0.4:
+        b.emit("Hardmax", (x,), (1, c, n), axes=(2,))
+        return
+    attrs = {"axis": 2, "keepdims": 1, "select_last_index": int(b.rng.integers(2))}
+    b.emit(
+        "Cast", (inner(b, str(b.rng.choice(["ArgMax", "ArgMin"])), (x,), (1, c, 1), **attrs),), (1, c, 1), to="float32"
+    )
+
+
 def group(b: Builder) -> None:
     """A joint function along one axis or two."""
     (x, s), kind = b.pick(), str(b.rng.choice(ALONG + REDUCED))
@@ -215,7 +279,7 @@ STEPS = (
     multiple,
     reduction,
 )
-JOINTS = (combination, contraction, group, largest)
+JOINTS = (combination, contraction, group, largest, decision, rounding, lookup, pasting, ranking, place)
 STEPS += (transposition, backwards, join, repetition, border, stretch, running, choice)
 
 

@@ -92,7 +92,8 @@ class Case:
     def __init__(self, op: Joint, reference: Joint, seed: int = 0):
         """`reference` is the same operator in float64."""
         self.op, kind = op, op.site.kind
-        self.ranges = RANGES.get(kind, (Range(),) * len(op.in_shapes))
+        ranges = RANGES.get(kind, (Range(),) * len(op.site.shapes))
+        self.ranges = [ranges[i] for i in op.site.variable]
         self.rng = rng = np.random.default_rng(seed)
         self.n_in = [prod(s) for s in op.in_shapes]
         entries = max(prod(op.out_shape) * sum(self.n_in), 1)

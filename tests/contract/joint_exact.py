@@ -2,7 +2,7 @@
 
 `JOINT[kind](op)` gives f: longdouble arrays (M, *in_shape_i), one per variable input, to (M, *out_shape), with a
 relative error of a few units of longdouble per operation. A kind that has none is held against its forward in float64.
-`RANGES[kind]` says where its inputs are drawn from, slot by slot, if not from everywhere.
+`RANGES[kind]` says where its inputs are drawn from, slot by slot of the node, if not from everywhere.
 """
 
 from __future__ import annotations
@@ -107,4 +107,13 @@ JOINT: dict[str, Callable[..., Reference]] = {
     "MaxPool": max_pool,
 }
 
-RANGES: dict[str, tuple[Range, ...]] = {}
+TRUTH = Range(0, 1, True)
+RANGES: dict[str, tuple[Range, ...]] = {
+    **dict.fromkeys(("And", "Or", "Xor"), (TRUTH, TRUTH)),
+    "OneHot": (Range(-6, 6, True),),
+    "Lookup": (Range(-3, 9, True),),
+    **dict.fromkeys(("GatherDynamic", "GatherElementsDynamic", "GatherNDDynamic"), (Range(), Range(-6, 6, True))),
+    **dict.fromkeys(
+        ("ScatterElementsDynamic", "ScatterDynamic", "ScatterNDDynamic"), (Range(), Range(-6, 6, True), Range())
+    ),
+}

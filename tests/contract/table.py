@@ -212,6 +212,7 @@ def gathers_by_value() -> list[Example]:
     return [
         chain("Gather", {"x": (4, 3), "i": (2, 2)}, "i", low=0, high=3, axis=0),
         chain("Gather", {"x": w(2, 5), "i": (3,)}, "i", low=-4, high=4, axis=-1),
+        chain("Gather", {"x": (4, 3), "i": ()}, "i", low=-4, high=3.9, axis=0),
     ]
 
 
@@ -307,6 +308,22 @@ def two_joined(kind: str) -> list[Example]:
         internal(kind, {"a": a, "r": r, "b": b}, np.broadcast_shapes(a, r, b), lambda x, r, _: x + sign * r)
         for a, r, b in shapes
     ]
+
+
+def pasted() -> list[Example]:
+    """A strip of zeros over the columns i .. i + 1 of ones, which are fewer at the end and none beyond it."""
+    nodes = [
+        helper.make_node("Cast", ["i"], ["s"], to=TensorProto.INT64),
+        helper.make_node("Add", ["s", "two"], ["e"]),
+        helper.make_node("Slice", ["columns", "s", "e"], ["at"]),
+        helper.make_node("Unsqueeze", ["at", "last"], ["index"]),
+        helper.make_node("Shape", ["at"], ["n"]),
+        helper.make_node("ConstantOfShape", ["n"], ["strip"]),
+        helper.make_node("ScatterND", ["ones", "index", "strip"], ["mask"]),
+        helper.make_node("Mul", ["x", "mask"], ["y"]),
+    ]
+    fixed = {"two": i64([2]), "columns": i64(list(range(6))), "last": i64([1]), "ones": np.full(6, 0.5, F)}
+    return [graph("Lookup", nodes, {"x": (2, 6), "i": (1,), **fixed}, low=0, high=8)]
 
 
 SMOOTH = ("Sin", "Cos", "Atan", "Sinh", "Cosh", "Asinh", "Exp", "Erf", "Softplus", "Softsign", "Sigmoid", "Tanh")
@@ -436,6 +453,7 @@ TABLE = {
     "ReshapeDynamic": lambda: shapes_by_value("Reshape"),
     "ExpandDynamic": lambda: shapes_by_value("Expand"),
     "ConstantOfShapeDynamic": lambda: shapes_by_value("ConstantOfShape"),
+    "Lookup": pasted,
     "ShapeDynamic": lambda: shapes_of_cuts("Shape"),
     "SizeDynamic": lambda: shapes_of_cuts("Size"),
     "RangeDynamic": ranges,
@@ -456,5 +474,6 @@ TABLE = {
             for r in ("none", "add")
         ]
         + [chain("ScatterND", {"x": (4, 3), "i": (1, 1), "u": (1, 3)}, "i", 16, 0, 2.99)]
+        + [chain("ScatterND", {"x": (4, 3), "i": (1,), "u": (3,)}, "i", 16, 0, 2.99)]
     ),
 }

@@ -279,11 +279,25 @@ JOINT_DAMAGE = {
 }
 
 
+# Damage to what planes without slopes, or with lower ends of 0 only, do not have.
+OF_SLOPES = ("rows turned round", "rows squared", "coarse rows", "no terms")
+OF_WEIGHTS = ("lower weights shrunk",)
+
+
+def has_part(case: joint_checks.Case, damage: str) -> bool:
+    m = joint_checks.Matrices(case)
+    if damage in OF_SLOPES:
+        return bool(m.lower.any() or m.upper.any())
+    return damage not in OF_WEIGHTS or bool(m.lo_w.any())
+
+
 @pytest.mark.parametrize("damage", JOINT_DAMAGE)
 @pytest.mark.parametrize("kind", kinds_of(Joint))
 def test_a_damaged_joint_is_noticed(kind, damage):
     check, method, change = JOINT_DAMAGE[damage]
     case = joints(kind, torch.float32, most=1)[0]
+    if not has_part(case, damage):
+        return
     case.op = tampered(case.op, **{method: change})
     assert check(case)
 

@@ -118,6 +118,11 @@ def table(n: Node, x: np.ndarray) -> np.ndarray:
     return n.attrs["value"] + sum(s * d for s, d in zip(n.attrs["slopes"], lengths))
 
 
+def lookup(n: Node, *v: np.ndarray) -> np.ndarray:
+    piece = n.attrs["piece"]
+    return piece.results[piece.at(tuple(int(e) for a in v for e in a.ravel()))]
+
+
 RULES = {
     "MaxJoin": lambda n, b, r, a: b + r,
     "MinJoin": lambda n, a, r, b: a - r,
@@ -153,6 +158,7 @@ RULES = {
     "OneHot": one_hot,
     "CumSum": cumsum,
     "LeakyRelu": lambda n, x: np.where(x > 0, x, n.attrs["alpha"] * x),
+    "Lookup": lookup,
     "TopK": lambda n, x: -np.sort(-x, n.attrs["axis"]).take(range(n.attrs["k"]), n.attrs["axis"]),
     "TopK:1": lambda n, x: np.argsort(-x, n.attrs["axis"], "stable").take(range(n.attrs["k"]), n.attrs["axis"]),
 }

@@ -127,7 +127,7 @@ def test_shapes_inside_may_change_but_are_no_constants():
         node("Cast", "k", "size", to=1),
         node("Add", "length size"),
     ]
-    net = load_network(model(n, {"x": (1,)}, w=W[0], z=np.array([0])))
+    net = load_network(model(n, {"x": (1,), "w": (3,)}, z=np.array([0])))
     assert {"SliceDynamic", "ShapeDynamic", "SizeDynamic"} <= set(kinds(net))
     n = [
         node("ArgMax", "x", "i", axis=1, keepdims=0),
@@ -139,6 +139,34 @@ def test_shapes_inside_may_change_but_are_no_constants():
         kinds(load_network(model([*n, node("Add", "x b", "u")], {"x": (1, 3)}, outputs="y u", w=W, b=W[0, :3])))
     ) >= {"Add"}
     assert "Gather" not in {k[:6] for k in kinds(load_network(model(n, {"x": (1, 3)}, w=W)))}, "its shape is fixed"
+
+
+def test_pieces_behind_few_integers_are_looked_up():
+    """What is cut has no fixed length, but what is made of it has: it is a function of the integer."""
+    length = [node("Slice", "w z e", "cut"), node("Shape", "cut", "s"), node("Cast", "s", to=1)]
+    net = load_network(model([node("Cast", "x", "e", to=7), *length], {"x": (1,)}, w=W[0], z=np.array([0])))
+    assert kinds(net) == ["Cast", "Lookup"]
+    piece = net.nodes[1].attrs["piece"]
+    for e in (-5, -4, -1, 0, 1, 2, 4, 9):
+        assert piece.results[piece.at((e,))] == [len(W[0, :e])]
+    assert len(piece.results) == 5, "equal results are kept once"
+    largest = [node("Cast", "x", "i", to=7), node("ReduceMax", "i", "e", keepdims=1), *length]
+    net = load_network(model(largest, {"x": (5,)}, w=W[0], z=np.array([0])))
+    assert kinds(net) == ["Cast", "ReduceMax", "Lookup"], "five integers are too many, their largest is one"
+    net = load_network(model([node("Cast", "x", "e", to=7), *length], {"x": (1,), "w": (4,)}, z=np.array([0])))
+    assert "Lookup" not in kinds(net), "what is cut depends on the input itself"
+
+
+def test_a_lookup_says_where_the_model_cannot_be_run():
+    n = [
+        node("Cast", "x", "e", to=7),
+        node("Slice", "w e end", "cut"),
+        node("Gather", "cut one", "second"),
+        node("ScatterND", "w place second"),
+    ]
+    fixed = {"w": W[0], "end": np.array([9]), "one": np.array([1]), "place": np.array([[0]])}
+    piece = load_network(model(n, {"x": (1,)}, **fixed)).nodes[-1].attrs["piece"]
+    assert piece.at((3,)) == -1 and piece.results[piece.at((2,))].tolist() == [3, 1, 2, 3]
 
 
 def test_structure_that_depends_on_the_input_but_not_the_shapes():

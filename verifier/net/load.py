@@ -15,6 +15,7 @@ from typing import Any
 
 from verifier.net.draft import RULES, Draft
 from verifier.net.graph import Network
+from verifier.net.lookup import look_up
 from verifier.net.simplify import simplify
 from verifier.net.trace import first_line, trace
 from verifier.ops import OPS
@@ -123,8 +124,9 @@ def with_external_data(model: Any, name: str, copy: bool) -> Any:
 
 
 def build(model: Any, name: str, keep: tuple[str, ...], rewrite: bool) -> Network:
-    """Trace, rewrite, and where structure depends on the input look at the shapes again."""
+    """Trace, put lookups in place of pieces, rewrite; where structure depends on the input look at the shapes again."""
     t = trace(model, keep)
+    look_up(t, model, keep)
     draft = Draft(t.shapes, t.dtypes, t.values, t.opset)
     network = simplify(t.raws, draft, t.inputs, t.outputs, name, keep, rewrite)
     if any("Dynamic" in n.kind for n in network.nodes):

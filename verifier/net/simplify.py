@@ -26,7 +26,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   MaxJoin                b, r, a             b + r, where r = relu(a - b) (broadcasting): the maximum of a and b
   MinJoin                a, r, b             a - r, where r = relu(a - b): the minimum of a and b
   Equal Less Greater     a, b                likewise; also LessOrEqual GreaterOrEqual And Or Xor, and Not with one
-                                             input
+                                             input. Of two floats that both depend on x, an order is that of their
+                                             difference and 0
   Where                  condition, a, b     broadcasting
   Relu Sigmoid Tanh Sin  x                   no attributes; likewise Cos Tan Exp Log Sqrt Reciprocal Abs Neg Sign
                                              Floor Ceil Round Erf Softplus Softsign HardSwish Mish Asin Acos Atan
@@ -45,7 +46,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
                                              ReduceProd ReduceLogSumExp. GlobalAveragePool and GlobalMaxPool become
                                              ReduceMean and ReduceMax; ReduceL1, ReduceL2, ReduceSumSquare and
                                              ReduceLogSum become ReduceSum with Abs, Pow (x, 2), Sqrt, Log around it
-  ArgMax ArgMin          x                   axis, keepdims, select_last_index
+  ArgMax ArgMin          x                   axis, keepdims, select_last_index. Over two floats: Sub, Greater (…),
+                                             Cast
   Reshape                x                   none: target is node.shape. Also from Flatten, Squeeze, Unsqueeze; runs
                                              of them are merged
   Transpose              x                   perm
@@ -105,7 +107,8 @@ Structure that depends on x. Where the indices, axes, pads, starts, shape or oth
 not constant, the kind is '<Op>Dynamic', its inputs are those of the file (all of them), its attributes ONNX's:
 GatherDynamic, ScatterNDDynamic, SliceDynamic, RangeDynamic, ReshapeDynamic, … Their shapes, and those of what is made
 from them, are the ones seen on zeros; only the outputs have been seen to keep theirs on several inputs. A shape that
-may change is not constant: it comes from ShapeDynamic.
+may change is not constant: it comes from ShapeDynamic. A piece of the model with such shapes inside that depends on a
+few integers alone is one node: 'Lookup', inputs these integers, attribute `piece` (`verifier.net.lookup`).
 
 Several outputs. Output k > 0 of an operator with several that is not rewritten is a node of its own with kind '<Op>:k'
 and the inputs and attributes of the first ('TopK:1' are the indices).
@@ -137,6 +140,7 @@ from verifier.net import rules_affine, rules_moves, rules_other, rules_recurrent
 from verifier.net.draft import Draft, Raw
 from verifier.net.graph import Network, Tensor
 from verifier.net.local import Local, apply_local
+from verifier.net.rewrites_places import take_differences
 
 Rewrite = Callable[[Draft, frozenset[str]], bool]
 
@@ -164,6 +168,11 @@ def simplify(
     changed = True
     while changed:
         changed = any([step(draft, roots) for step in (*TIDYING, *(REWRITES if rewrite else ()))])
+    if rewrite:
+        take_differences(draft, roots)
+        merge_reshapes(draft, roots)
+        drop_identities(draft, roots)
+        drop_dead(draft, roots)
     used = {i for n in draft.nodes for i in n.inputs}
     constants = {name: value for name, value in draft.values.items() if name in used}
     places = tuple(Tensor(o, draft.shapes[o], draft.dtypes[o]) for o in outputs)

@@ -30,6 +30,7 @@ MAX_TOTAL = 2**31  # of all tensors together, which the run holds at once
 SMALL = 1024  # weights up to this many entries stay in the graph, where shape inference may need them
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 SHAPE_ONLY = {"Shape", "Size"}
+SHAPED_BY_FIRST = {"ScatterND", "ScatterElements", "Scatter"}  # results have the shape of the first input
 # Inputs whose values decide on the result's shape.
 ALL = (0, 1, 2, 3, 4)
 STRUCTURE = {
@@ -55,6 +56,7 @@ class Trace:
     dtypes: dict[str, np.dtype] = field(default_factory=dict)
     session: Any = None
     weights: Tensors = field(default_factory=dict)  # those fed at run time
+    open_shapes: set[str] = field(default_factory=set)
 
     def run(self, sample: Tensors) -> Tensors:
         names = [o.name for o in self.session.get_outputs()]
@@ -117,11 +119,10 @@ def trace(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Trace:
     for name, value in {**sample, **weights, **results}.items():
         plain = isinstance(value, np.ndarray)  # sequences and optionals have no shape here; no operator takes them
         t.shapes[name], t.dtypes[name] = (value.shape, value.dtype) if plain else ((), np.dtype(object))
-    open_shapes: set[str] = set()
     for raw in t.raws:
-        if shape_is_open(t, raw, open_shapes):
-            open_shapes.update(raw.outputs)
-        mark_constants(t, raw, results, open_shapes)
+        if shape_is_open(t, raw, t.open_shapes):
+            t.open_shapes.update(o for o in raw.outputs if o)
+        mark_constants(t, raw, results, t.open_shapes)
     return t
 
 
@@ -132,7 +133,8 @@ def shape_is_open(t: Trace, raw: Raw, open_shapes: set[str]) -> bool:
     slots = (1,) if raw.op.startswith("Reduce") else STRUCTURE.get(raw.op, ())
     if "." in raw.op or any(t.dtypes[o].kind == "O" for o in raw.outputs if o):
         slots = tuple(range(len(raw.inputs)))  # an operator of another domain, or a sequence: nothing is known
-    return any(i in open_shapes or (k in slots and i not in t.values) for k, i in enumerate(raw.inputs) if i)
+    inputs = raw.inputs[:1] if raw.op in SHAPED_BY_FIRST else raw.inputs
+    return any(i in open_shapes or (k in slots and i not in t.values) for k, i in enumerate(inputs) if i)
 
 
 def mark_constants(t: Trace, raw: Raw, results: Tensors, open_shapes: set[str]) -> None:
@@ -339,5 +341,3 @@ def refuse_large(slim: onnx.ModelProto) -> None:
             raise ModelError(f"tensor {info.name!r} of shape {dims} is too large")
     if total > MAX_TOTAL:
         raise ModelError(f"the model's tensors together have {total} entries, too many to hold")
-
-

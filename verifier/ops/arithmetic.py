@@ -77,7 +77,7 @@ class Total(Affine):
         return tuple(unbroadcast(a if sign > 0 else -a, s) for sign, s in zip(self.signs, self.in_shapes))
 
     def offset(self) -> Tensor | None:
-        return None if self.c is None else self.c.expand(self.out_shape)
+        return None if self.c is None else self.c.to(self.site.dtype).expand(self.out_shape)
 
 
 @OPS.add("Add")
@@ -148,14 +148,18 @@ class Entrywise(Opaque):
 
 
 class Ratio(Entrywise):
-    """y = a / b where b depends on x or has zeros; integers are divided towards zero, as in ONNX."""
+    """y = a / b where b depends on x or has zeros."""
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
-        return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+        return a / b
 
 
 @OPS.add("Div")
 def div(site: Site) -> Operator:
+    if site.out_dtype.kind in "iu":  # towards zero, as in ONNX
+        from verifier.ops.whole import Quotient
+
+        return Quotient(site)
     k = site.constants[1]
     simple = k is not None and k.dtype.kind == "f" and np.isfinite(k).all() and (k != 0).all()
     return Shrunk(site, 1) if simple else Ratio(site)

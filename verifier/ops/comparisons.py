@@ -1,7 +1,6 @@
-"""Functions of two operands that can be evaluated but not bounded yet: comparisons, logic, powers.
+"""Functions of two operands that can be evaluated but not bounded yet: powers.
 
-Both operands depend on x or one is constant; they act entry by entry and broadcast as in numpy. Comparisons give truth
-values, which a Cast makes numbers.
+Both operands depend on x or one is constant; they act entry by entry and broadcast as in numpy.
 """
 
 from __future__ import annotations
@@ -21,29 +20,12 @@ def power(a: Tensor, b: Tensor) -> Tensor:
 
 BINARY = {
     "Pow": power,
-    "Equal": torch.eq,
-    "Less": torch.lt,
-    "Greater": torch.gt,
-    "LessOrEqual": torch.le,
-    "GreaterOrEqual": torch.ge,
-    "And": torch.logical_and,
-    "Or": torch.logical_or,
-    "Xor": torch.logical_xor,
     "PRelu": lambda x, slope: torch.where(x >= 0, x, slope * x),
 }
 
 
 @OPS.add("Pow", "PRelu")
-@OPS.add("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor")
 class Binary(Entrywise):
     def __init__(self, site: Site):
         super().__init__(site)
         self.combine = BINARY[site.kind]
-
-
-@OPS.add("Mod")
-class Mod(Entrywise):
-    """The remainder with the sign of the divisor, or (`fmod`) of the dividend."""
-
-    def combine(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.fmod(a, b) if self.site.attrs.get("fmod", 0) else torch.remainder(a, b)

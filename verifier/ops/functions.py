@@ -44,14 +44,12 @@ PLAIN = {
     "Softsign": F.softsign,
     "HardSwish": lambda x: x * torch.clamp(x / 6 + 0.5, 0, 1),
     "Mish": lambda x: x * torch.tanh(softplus(x)),
-    "IsNaN": torch.isnan,
-    "Not": torch.logical_not,
 }
 
 
 @OPS.add("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh")
 @OPS.add("Exp", "Log", "Sqrt", "Reciprocal", "Erf", "Sign", "Floor", "Ceil", "Round")
-@OPS.add("Softplus", "Softsign", "HardSwish", "Mish", "IsNaN", "Not")
+@OPS.add("Softplus", "Softsign", "HardSwish", "Mish")
 class Plain(Opaque):
     """A function without parameters."""
 
@@ -72,12 +70,10 @@ SHAPED = {
     "Swish": lambda x, alpha: x * torch.sigmoid(alpha * x),
     "Shrink": lambda x, bias, lambd: torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, 0.0)),
     "Gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
-    "IsInf": lambda x, detect_negative, detect_positive: (torch.isneginf(x) & bool(detect_negative))
-    | (torch.isposinf(x) & bool(detect_positive)),
 }
 
 
-@OPS.add("Elu", "Celu", "Selu", "ThresholdedRelu", "HardSigmoid", "Swish", "Shrink", "Gelu", "IsInf")
+@OPS.add("Elu", "Celu", "Selu", "ThresholdedRelu", "HardSigmoid", "Swish", "Shrink", "Gelu")
 class Shaped(Opaque):
     """A function with the node's attributes as parameters."""
 

@@ -1,4 +1,8 @@
-"""Operators whose structure (indices, starts, shapes) depends on the input. Evaluated, never bounded.
+"""Operators whose structure depends on the input: what they share, and those whose shapes may depend on it.
+
+Reading and writing at computed places has a fixed shape and is bounded (`verifier.ops.reading` and `writing`). Slices
+between computed ends, computed ranges and targets have the shape that was seen on zeros, which other inputs may change:
+they are evaluated, never bounded.
 
 Every operand gets the batch axis N, constants by repetition; shapes are static, only the places vary. Places outside an
 axis, where the model has no value at all, are moved to its nearest end: a device cannot raise errors per sample, and a
@@ -7,19 +11,16 @@ counterexample is only believed after ONNX Runtime has replayed it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-
 import torch
 from torch import Tensor
 
 from verifier.ops import OPS
 from verifier.ops.arithmetic import lift
-from verifier.ops.base import Opaque, Site, Unsuitable
-from verifier.ops.selection import number_type
+from verifier.ops.base import Opaque, Operator, Site, Unsuitable
+from verifier.ops.rank import number_type
 
 
-class Computed(Opaque):
+class Computed(Operator):
     """Subclasses give `compute`, which sees all operands (N, *shape) in the file's order, None where absent."""
 
     def __init__(self, site: Site):
@@ -54,7 +55,7 @@ def take(x: Tensor, axis: int, index: Tensor) -> Tensor:
 
 
 @OPS.add("ReshapeDynamic", "ExpandDynamic")
-class Retargeted(Computed):
+class Retargeted(Computed, Opaque):
     """A computed target; the result's static shape says what it is."""
 
     def compute(self, x: Tensor, shape: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class Retargeted(Computed):
 
 
 @OPS.add("ConstantOfShapeDynamic")
-class ConstantOfShape(Computed):
+class ConstantOfShape(Computed, Opaque):
     def compute(self, shape: Tensor) -> Tensor:
         value = self.site.attrs.get("value", 0.0)
         value = float(value.reshape(-1)[0]) if hasattr(value, "reshape") else float(value)
@@ -72,14 +73,14 @@ class ConstantOfShape(Computed):
 
 
 @OPS.add("RangeDynamic")
-class Range(Computed):
+class Range(Computed, Opaque):
     def compute(self, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
         steps = torch.arange(self.out_shape[0], device=start.device)
         return start.reshape(-1, 1) + steps * delta.reshape(-1, 1)
 
 
 @OPS.add("SliceDynamic")
-class Slice(Computed):
+class Slice(Computed, Opaque):
     """Computed starts; the lengths are static, so ends need not be looked at."""
 
     def __init__(self, site: Site):
@@ -99,71 +100,8 @@ class Slice(Computed):
         return x
 
 
-@OPS.add("GatherDynamic")
-class Gather(Computed):
-    def compute(self, x: Tensor, index: Tensor) -> Tensor:
-        axis = self.site.attrs.get("axis", 0) % (x.ndim - 1) + 1
-        y = take(x, axis, wrapped(index, x.shape[axis]).flatten(1))
-        return y.reshape(x.shape[0], *self.out_shape)
-
-
-@OPS.add("GatherElementsDynamic")
-class GatherElements(Computed):
-    def compute(self, x: Tensor, index: Tensor) -> Tensor:
-        axis = self.site.attrs.get("axis", 0) % (x.ndim - 1) + 1
-        return x.gather(axis, wrapped(index, x.shape[axis]))
-
-
-@OPS.add("ScatterElementsDynamic", "ScatterDynamic")
-class ScatterElements(Computed):
-    def compute(self, x: Tensor, index: Tensor, updates: Tensor) -> Tensor:
-        axis = self.site.attrs.get("axis", 0) % (x.ndim - 1) + 1
-        return write(x, axis, wrapped(index, x.shape[axis]), updates, self.site.attrs.get("reduction", "none"))
-
-
-def write(x: Tensor, axis: int, index: Tensor, updates: Tensor, reduction: str) -> Tensor:
-    """x with updates at index along an axis, replaced or reduced ('add', 'mul', 'max', 'min')."""
-    if reduction == "none":
-        return x.scatter(axis, index, updates)
-    names = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
-    return x.scatter_reduce(axis, index, updates, names[reduction], include_self=True)
-
-
-def flat_places(index: Tensor, shape: Sequence[int]) -> Tensor:
-    """Tuples of places (..., k) in an array whose first k axes are `shape`, as places in those axes merged into one."""
-    flat = torch.zeros_like(index[..., 0])
-    for j, length in enumerate(shape):
-        flat = flat * length + wrapped(index[..., j], length)
-    return flat
-
-
-@OPS.add("GatherNDDynamic")
-class GatherND(Computed):
-    def compute(self, x: Tensor, index: Tensor) -> Tensor:
-        index, n = index.long(), x.shape[0]
-        shared = self.site.attrs.get("batch_dims", 0) + 1  # the batch axis N is one more
-        k, lead = index.shape[-1], prod(x.shape[:shared])
-        rows = x.reshape(lead, prod(x.shape[shared : shared + k]), prod(x.shape[shared + k :]))
-        places = flat_places(index, x.shape[shared : shared + k])
-        places = places.reshape(lead, prod(places.shape[shared:]))
-        return take(rows, 1, places).reshape(n, *self.out_shape)
-
-
-@OPS.add("ScatterNDDynamic")
-class ScatterND(Computed):
-    """y = x with updates (N, *q, *rest) at index (N, *q, k)."""
-
-    def compute(self, x: Tensor, index: Tensor, updates: Tensor) -> Tensor:
-        index, n = index.long(), x.shape[0]
-        k = index.shape[-1]
-        rows = x.reshape(n, prod(x.shape[1 : k + 1]), prod(x.shape[k + 1 :]))
-        places = flat_places(index, x.shape[1 : k + 1]).flatten(1).unsqueeze(2).expand(-1, -1, rows.shape[2])
-        updates = updates.reshape(places.shape).to(x.dtype)
-        return write(rows, 1, places, updates, self.site.attrs.get("reduction", "none")).reshape(x.shape)
-
-
 @OPS.add("ShapeDynamic", "SizeDynamic")
-class ShapeOf(Computed):
+class ShapeOf(Computed, Opaque):
     """The shape, or the number of entries, of a tensor whose shape was seen not to be settled by the model alone."""
 
     def compute(self, x: Tensor) -> Tensor:

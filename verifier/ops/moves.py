@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verifier.ops import OPS
 from verifier.ops.arithmetic import lift, rounded, unbroadcast
-from verifier.ops.base import Affine, Move, Opaque, Operator, Site, Unsuitable, size
+from verifier.ops.base import Affine, Move, Operator, Site, Unsuitable, size
 
 
 @cache
@@ -117,7 +117,7 @@ class Joined(Affine):
             return None
         c0 = next(c for c in self.fixed if c is not None)
         parts = [c0.new_zeros(s) if c is None else c for c, s in zip(self.fixed, self.site.shapes)]
-        return torch.cat(parts, self.axis - 1)
+        return torch.cat(parts, self.axis - 1).to(self.site.dtype)
 
 
 @OPS.add("Concat")
@@ -295,22 +295,9 @@ class Same(Move):
         return (a,)
 
 
-class Convert(Opaque):
-    """A cast to integers (towards zero), to truth values (nonzero is true), or to a float narrower than float32."""
-
-    def __init__(self, site: Site):
-        super().__init__(site)
-        to = site.attrs["to"]
-        self.to = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(to)
-        self.back = self.to is not None  # floats go on in the working precision
-        if self.to is None:
-            self.to = torch.from_numpy(np.zeros(1, np.dtype(to))).dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(self.to).to(self.site.dtype) if self.back else x.to(self.to)
-
-
 @OPS.add("Cast")
 def cast(site: Site) -> Operator:
     # A cast to a narrower float rounds visibly: a function of its own, not the identity.
+    from verifier.ops.whole import Convert
+
     return Same(site) if site.attrs["to"] in ("float32", "float64") else Convert(site)

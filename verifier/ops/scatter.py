@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.arithmetic import Entrywise, lift, rounded, unbroadcast
+from verifier.ops.arithmetic import lift, rounded, unbroadcast
 from verifier.ops.base import Affine, Operator, Site
 from verifier.ops.moves import settle
+from verifier.ops.truth import ChosenByValue
 
 
 class Blend(Affine):
@@ -36,9 +37,9 @@ class Blend(Affine):
         raise NotImplementedError
 
     def _fill(self, xs: tuple[Tensor, ...], constants: bool) -> Tensor:
-        left = iter(xs)
-        parts = [next(left) if c is None else (c if constants else torch.zeros_like(c)) for c in self.fixed]
-        return self.blend(*parts)
+        left, dtype = iter(xs), xs[0].dtype  # whole numbers in the model, floats in bounds
+        held = [None if c is None else c.to(dtype) for c in self.fixed]
+        return self.blend(*(next(left) if c is None else (c if constants else torch.zeros_like(c)) for c in held))
 
     def forward(self, *xs: Tensor) -> Tensor:
         return self._fill(xs, True)
@@ -52,8 +53,8 @@ class Blend(Affine):
     def offset(self) -> Tensor | None:
         if all(c is None for c in self.fixed):
             return None
-        like = next(c for c in self.fixed if c is not None)
-        return self._fill(tuple(like.new_zeros((1, *s)) for s in self.in_shapes), True)[0]
+        zeros = (torch.zeros((1, *s), dtype=self.site.dtype, device=self.site.device) for s in self.in_shapes)
+        return self._fill(tuple(zeros), True)[0]
 
 
 class Overwritten(Blend):
@@ -120,13 +121,6 @@ class Chosen(Blend):
         first, second = torch.where(self.mask, a, 0.0), torch.where(self.mask, 0.0, a)
         shapes = [self.site.shapes[i] for i in self.slots]
         return unbroadcast(first, shapes[0]), unbroadcast(second, shapes[1])
-
-
-class ChosenByValue(Entrywise):
-    """where(condition, a, b) with a condition that depends on x."""
-
-    def combine(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(condition.bool(), a, b)
 
 
 @OPS.add("Where")

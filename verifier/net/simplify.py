@@ -165,18 +165,21 @@ def simplify(
             draft.apply(raw)
     outputs = outputs_as_nodes(draft, inputs, outputs)
     roots = frozenset((*outputs, *keep))
-    changed = True
-    while changed:
-        changed = any([step(draft, roots) for step in (*TIDYING, *(REWRITES if rewrite else ()))])
+    settle(draft, roots, rewrite)
     if rewrite:
         take_differences(draft, roots)
-        merge_reshapes(draft, roots)
-        drop_identities(draft, roots)
-        drop_dead(draft, roots)
+        settle(draft, roots, False)
     used = {i for n in draft.nodes for i in n.inputs}
     constants = {name: value for name, value in draft.values.items() if name in used}
     places = tuple(Tensor(o, draft.shapes[o], draft.dtypes[o]) for o in outputs)
     return Network(inputs, tuple(draft.nodes), constants, places, draft.opset, source)
+
+
+def settle(g: Draft, roots: frozenset[str], rewrite: bool) -> None:
+    """Rewrites until nothing changes. Every step makes nodes fewer or simpler, so there is an end."""
+    changed = True
+    while changed:
+        changed = any([step(g, roots) for step in (*TIDYING, *(REWRITES if rewrite else ()))])
 
 
 def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, ...]) -> tuple[str, ...]:

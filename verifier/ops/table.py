@@ -43,7 +43,7 @@ class Table(PiecewiseLinear):
         self.points, self.slopes = tuple(self.at.tolist()), tuple(self.slope.tolist())
 
     def piece(self, x: Tensor) -> Tensor:
-        return torch.bucketize(x.detach(), self.at, right=True)
+        return torch.bucketize(x.detach().contiguous(), self.at, right=True)
 
     def f(self, x: Tensor) -> Tensor:
         k = self.piece(x)

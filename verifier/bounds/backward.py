@@ -146,10 +146,12 @@ def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> tuple[
     error = max(program.product_error(program.steps[k].op.terms), program.sum_error)
     wide = a.reshape(trace.domains, count, *a.shape[1:])
     pos, neg = wide.clamp(min=0), wide.clamp(max=0)
-    for part, offset, weight in ((pos, planes.lo_b, planes.lo_w), (neg, planes.up_b, planes.up_w)):
-        flat = part.flatten(2)
-        rows.bias += block_sum(flat * offset.flatten(1).unsqueeze(1)).view(n)
-        rows.charge.add_(block_sum(flat.abs() * weight.flatten(1).unsqueeze(1)).view(n), alpha=error)
+    # Of pos and neg one is 0 in every entry, so adding up both sides first rounds nothing.
+    flat_pos, flat_neg = pos.flatten(2), neg.flatten(2)
+    low, high, low_w, high_w = (t.flatten(1).unsqueeze(1) for t in (planes.lo_b, planes.up_b, planes.lo_w, planes.up_w))
+    rows.bias += block_sum((flat_pos * low).addcmul_(flat_neg, high)).view(n)
+    weighed = block_sum((flat_pos * low_w).addcmul_(flat_neg, high_w, value=-1)).view(n)
+    rows.charge.add_(weighed, alpha=error)
     return tuple(p.flatten(0, 1) for p in planes.pull(pos, neg))
 
 

@@ -11,18 +11,11 @@ of the box. After Wei et al., "Convex Bounds on the Softmax Function with Applic
 * upper: p_i = exp(z), z = x_i - LSE in [zl, zu]. exp lies below its chord c z + a, c >= 0, and z below its tangent at
   m, since LSE is convex: gradient c (e_i - softmax(m)).
 
-The decomposed form, exp, sum, reciprocal and product, each between lines of its own, gives two more planes a side. With
-S in [Sl, Su] the sum of exponentials, el, eu the ends of exp(x_i), McCormick's planes in exp(x_i) and 1 / S:
-
-* upper: p_i <= q / S + p exp(x_i) - q p, for (q, p) = (eu, 1 / Su) by (eu - exp(x_i))(1/S - 1/Su) >= 0, or (el, 1 / Sl)
-  by (exp(x_i) - el)(1/Sl - 1/S) >= 0. Put in 1 / S <= (Sl + Su - S) / (Sl Su), S >= sum exp(m_j)(1 + x_j - m_j), and
-  the chord of exp(x_i): gradient p k_i e_i - q / (Sl Su) exp(m), again a diagonal minus a multiple of softmax(m).
-* lower: at m these are worth p exp(m_i) + q / C(m) - q p with (q, p) = (el, 1 / Su) or (eu, 1 / Sl), which is exp(m_i)
-  / C(m) minus (exp(m_i) - el)(1 / C(m) - 1 / Su) or (eu - exp(m_i))(1 / Sl - 1 / C(m)). The direct plane is never
-  worse there, so they are left out.
-
-Per entry the plane that is best at m is kept, a constant (the end of the interval) among them: the volume between a
-plane and p_i depends on the plane through its value at m alone.
+Per entry the better plane at m is kept, this one or the constant at the end of the interval: the volume between a plane
+and p_i depends on the plane through its value at m alone. The decomposed form (exp, sum, reciprocal, product, each
+between lines of its own) was tried and left out: below, at m its planes are worth exp(m_i) / C(m) minus (exp(m_i) -
+el)(1 / C(m) - 1 / Su) or (eu - exp(m_i))(1 / Sl - 1 / C(m)), S in [Sl, Su] the sum and [el, eu] the range of exp(x_i),
+so never more than the direct plane; above it closed less than a hundredth of the gap at m, on any width tried.
 
 log p_i = x_i - LSE with LSE between its tangent at m and log C(m) + (C(x) - C(m)) / C(m), a tangent of the concave log.
 
@@ -245,37 +238,23 @@ class Softmax(AlongAxes):
         return value, d, c, at.k, value
 
     def upper(self, at: Shifted, z: Box) -> tuple[Tensor, ...]:
-        """Direct, decomposed, or the constant."""
+        """Direct, or the constant."""
         _, most = self._range(z)
-        value, d, c, mass = most, torch.zeros_like(most), torch.zeros_like(most), most
-        for v, dv, cv, size_of_v in (direct(at, z), *decomposed(at)):
-            better = (v < value) & torch.isfinite(size_of_v + dv + cv)
-            value, d, c = torch.where(better, v, value), torch.where(better, dv, d), torch.where(better, cv, c)
-            mass = torch.where(better, size_of_v, mass)
-        return value, d, c, at.soft, mass
+        value, slope, mass = direct(at, z)
+        flat = most < value
+        slope, value, mass = (torch.where(flat, a, b) for a, b in ((0.0, slope), (most, value), (most, mass)))
+        return value, slope, slope, at.soft, mass
 
 
 def direct(at: Shifted, z: Box) -> tuple[Tensor, ...]:
-    """Upper: the chord of exp over the range of z = log p. Value at m, d, c, mass."""
+    """Upper: the chord of exp over the range of z = log p. Value at m, d = c, mass."""
     zl, zu = z
     pl, pu = torch.exp(zl) * (1 + 1e-12), torch.exp(zu) * (1 + 1e-12)
     wide = zu - zl > 1e-9
     slope = torch.where(wide, (pu - pl) / torch.where(wide, zu - zl, 1.0), pu).clamp(min=0.0)
     offset = torch.maximum(pl - slope * zl, pu - slope * zu)
     mass = slope * (at.z.abs() + zl.abs() + zu.abs() + 1) + pl + pu
-    return slope * at.z + offset, slope, slope, mass
-
-
-def decomposed(at: Shifted) -> list[tuple[Tensor, ...]]:
-    """Upper: McCormick's two planes in e_i and 1 / S. Value at m, d, c, mass."""
-    few = 1 + tolerance(at.el.shape[-1])
-    small, large = at.el.sum(-1, keepdim=True) / few, at.eu.sum(-1, keepdim=True) * few
-    both, found = small * large, []
-    for q, p in ((at.eu, 1 / large), (at.el, 1 / small)):
-        value = q * (small + large - at.zm) / both + p * at.at - q * p
-        mass = q * (small + large + at.zm) / both + p * at.at + q * p
-        found.append((value, p * at.k, q * at.zm / both, mass))
-    return found
+    return slope * at.z + offset, slope, mass
 
 
 @OPS.add("LogSoftmax")

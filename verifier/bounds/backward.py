@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.base import RowBounds
+from verifier.bounds.interval import rows_from_box
 from verifier.bounds.program import BLOCK
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Affine, Joint, size
@@ -147,8 +148,9 @@ def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> tuple[
     wide = a.reshape(trace.domains, count, *a.shape[1:])
     pos, neg = wide.clamp(min=0), wide.clamp(max=0)
     # Of pos and neg one is 0 in every entry, so adding up both sides first rounds nothing.
-    flat_pos, flat_neg = pos.flatten(2), neg.flatten(2)
-    low, high, low_w, high_w = (t.flatten(1).unsqueeze(1) for t in (planes.lo_b, planes.up_b, planes.lo_w, planes.up_w))
+    flat_pos, flat_neg = pos.reshape(trace.domains, count, -1), neg.reshape(trace.domains, count, -1)
+    offsets_and_weights = (planes.lo_b, planes.up_b, planes.lo_w, planes.up_w)
+    low, high, low_w, high_w = (t.reshape(trace.domains, 1, -1) for t in offsets_and_weights)
     rows.bias += block_sum((flat_pos * low).addcmul_(flat_neg, high)).view(n)
     weighed = block_sum((flat_pos * low_w).addcmul_(flat_neg, high_w, value=-1)).view(n)
     rows.charge.add_(weighed, alpha=error)
@@ -201,9 +203,9 @@ def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
         plane, bias, charge = backward(trace, trace.program.output, start, count)
         bias = bias - charge
         low = concretise(plane, l, u) + bias
-        parts.append(
-            RowBounds(torch.where(torch.isfinite(low), low, -float("inf")), plane, bias, steepness(trace, part), charge)
-        )
+        low = torch.where(torch.isfinite(low), low, -float("inf"))
+        low = torch.maximum(low, rows_from_box(part, *trace.boxes[trace.program.output]))
+        parts.append(RowBounds(low, plane, bias, steepness(trace, part), charge))
     return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t, 1) for t in zip(*parts)))
 
 

@@ -25,8 +25,8 @@ def by_crown(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
     """Intersects the box of `value` with backward bounds of its loose entries (bool, (D, *shape)); row blocks keep
     tensors under `limit` bytes.
     """
-    l, u = (t.flatten(1) for t in trace.boxes[value])
-    loose = loose.flatten(1)
+    l, u = (t.reshape(trace.domains, -1) for t in trace.boxes[value])
+    loose = loose.reshape(trace.domains, -1)
     most = int(loose.sum(1).max())
     if not most:
         return
@@ -78,7 +78,7 @@ class Tightener:
         self.columns = program.n_in + 1
 
     def __call__(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
-        if int(loose.flatten(1).sum(1).max()) > PLANES_PAY * self.columns:
+        if int(loose.reshape(trace.domains, -1).sum(1).max()) > PLANES_PAY * self.columns:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
         if trace.domains == 1:

@@ -47,7 +47,7 @@ class PickedPlanes(Planes):
         """`sizes`: the largest |x| (D, I)."""
         weights, shape = [], offsets[0].shape
         for (place, slope), offset in ((lower, offsets[0]), (upper, offsets[1])):
-            reach = sizes.gather(1, place.flatten(1)).reshape(place.shape)
+            reach = sizes.gather(1, place.reshape(len(place), -1)).reshape(place.shape)
             total = torch.where(slope == 0, 0.0, slope.abs() * reach).sum(-1).reshape(shape) + offset.abs()
             weights.append(total * (1 + 8 * torch.finfo(total.dtype).eps))
         super().__init__(*offsets, *weights)
@@ -79,8 +79,8 @@ class PickedPlanes(Planes):
     def _apply(self, side: tuple[Tensor, Tensor], xs: Sequence[Tensor]) -> Tensor:
         """Slopes times entries of x_i (D, P, *in_i), summed: (D, P, *out)."""
         place, slope = side
-        x = torch.cat([t.flatten(2) for t in xs], 2)
-        where = place.flatten(1).unsqueeze(1).expand(-1, x.shape[1], -1)
+        x = torch.cat([t.reshape(*t.shape[:2], -1) for t in xs], 2)
+        where = place.reshape(len(place), -1).unsqueeze(1).expand(-1, x.shape[1], -1)
         terms = x.gather(2, where).reshape(*x.shape[:2], *place.shape[1:]) * slope.unsqueeze(1)
         return terms.sum(-1).reshape(*x.shape[:2], *self.lo_b.shape[1:])
 
@@ -106,7 +106,7 @@ class Extreme(Joint):
 
     def _signed(self, boxes: tuple[Box, ...]) -> Box:
         """Ends (D, I + constants + 1) of what the largest is taken of: -x for the least."""
-        l, u = (torch.cat([box[k].flatten(1) for box in boxes], 1) for k in (0, 1))
+        l, u = (torch.cat([box[k].reshape(len(box[k]), -1) for box in boxes], 1) for k in (0, 1))
         if self.sign < 0:
             l, u = -u, -l
         rest = torch.cat([self.sign * self.constants, self.constants.new_full((1,), -torch.inf)])
@@ -169,7 +169,7 @@ class Extreme(Joint):
         if most.values.shape[-1] > 2:
             t = torch.maximum(t, most.values[..., 2])
         place = self.index.expand(l.shape[0], -1, -1).gather(2, most.indices[..., :2])
-        near = place.flatten(1)
+        near = place.reshape(len(place), -1)
         low, high = (x.gather(1, near).reshape(place.shape) for x in (l, u))
         base = t.unsqueeze(-1)
         over = (high > base) & (place < self.inputs)

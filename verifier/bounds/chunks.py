@@ -90,7 +90,7 @@ def bound_rows(
     if threads > 1 and len(l) >= 2 * threads:
         chunk = min(chunk, -(-len(l) // threads))
         try:
-            return _join(list(_workers(threads).map(one, [slice(at, at + chunk) for at in range(0, len(l), chunk)])))
+            return _join(list(workers(threads).map(one, [slice(at, at + chunk) for at in range(0, len(l), chunk)])))
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -120,7 +120,7 @@ def _join(parts: list[RowBounds]) -> RowBounds:
 
 
 @cache
-def _workers(count: int) -> ThreadPoolExecutor:
+def workers(count: int) -> ThreadPoolExecutor:
     """Threads that take a chunk each; inside, torch computes on that thread alone.
 
     Chunks are independent, so nobody waits for anybody, where threads inside one operation meet at a barrier after

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +57,8 @@ class Trace:
     sizes: dict[int, Tensor] = field(default_factory=dict)
     # What products too small for the working precision may have lost, over all steps so far.
     underflow: float = 0.0
+    # Multipliers of splits by the step that reads the split values (see `verifier.bounds.certify`).
+    cuts: dict[int, Cuts] = field(default_factory=dict)
 
     @property
     def domains(self) -> int:
@@ -74,6 +77,18 @@ class Trace:
             l, u = self.boxes[value]
             self.sizes[value] = torch.maximum(u.amax(0), -l.amin(0)).reshape(-1)
         return self.sizes[value]
+
+
+class Cuts(NamedTuple):
+    """Splits sign (z_e - p) >= 0 that hold in their domain, times multipliers b >= 0: flat places (M,) of the entries e
+    in (D n,), amounts b sign (M,), and per domain the sums of b sign p and of their absolute values (D,), the latter
+    rounded up.
+    """
+
+    place: Tensor
+    amount: Tensor
+    bias: Tensor
+    mass: Tensor
 
 
 @dataclass
@@ -120,7 +135,7 @@ def backward(trace: Trace, value: int, rows: Rows, count: int) -> tuple[Tensor, 
             _collect(trace, rows, k, a)
             parts = step.op.adjoint(a)
         elif isinstance(step.op, Joint):
-            parts = _enclosed(trace, rows, k, a, count)
+            parts = _enclosed(trace, rows, k, a)
         else:
             parts = (_relaxed(trace, rows, k, a, count),)
         for i, part in zip(step.inputs, parts):
@@ -165,18 +180,24 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
     out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
     i = trace.program.steps[k].inputs[0]
-    if i not in trace.weights:  # the step that made this value will not cover the product's rounding
+    if i not in trace.weights or k in trace.cuts:  # the step that made this value will not cover the product's rounding
         _charge(trace, rows, out, trace.size_of(i))
+    if k in trace.cuts:  # one row per domain: subtracts b sign (z - p) >= 0
+        cuts = trace.cuts[k]
+        out.view(-1).index_add_(0, cuts.place, cuts.amount, alpha=-1)
+        _charge(trace, rows, out, trace.size_of(i))
+        rows.bias += cuts.bias
+        rows.mass += cuts.mass
     return out
 
 
-def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> tuple[Tensor, ...]:
+def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor) -> tuple[Tensor, ...]:
     """Puts planes in place of a joint step; a (N, *out) to (N, *in_i) for each of its inputs.
 
     The planes' weights bound |coefficient| |x| entry by entry, so what the products round goes to the mass with them.
     """
     planes, n = trace.lines[k], a.shape[0]
-    wide = a.reshape(trace.domains, count, *a.shape[1:])
+    wide = a.reshape(len(planes.lo_b), -1, *a.shape[1:])  # all domains may share the planes of one
     pos, neg = wide.clamp(min=0), wide.clamp(max=0)
     for part, offset, weight in ((pos, planes.lo_b, planes.lo_w), (neg, planes.up_b, planes.up_w)):
         flat = part.flatten(2)

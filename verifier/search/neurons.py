@@ -1,0 +1,176 @@
+"""Branch and bound over neuron splits: bound a batch of cases, drop what is refuted, split the most telling neuron of
+the rest, repeat.
+
+What makes `unsat` right. Every region starts with one case per disjunct; a case leaves only when its bound is positive
+as evaluated in float64 with its error (`verifier.bounds.certify`), and its two children cover it, since every z_j is
+<= 0 or >= 0. Multipliers, slopes, scores and heuristics only steer. Cases that neither a split nor an exact linear
+program can end are set aside, and then `unsat` is not said.
+
+Regions are taken one after the other: their intermediate boxes have nothing in common.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.crown import final_rows, trace_values
+from verifier.bounds.dual import Relaxation, Settings
+from verifier.bounds.program import Program
+from verifier.bounds.targets import Picked, Targets
+from verifier.branching import NEURONS
+from verifier.config import Config
+from verifier.events import Deadline, Event, Listener
+from verifier.search.bab import Outcome, Parts, Search
+from verifier.search.bounder import Bounded, Bounder, tables
+from verifier.search.cases import Cases, split
+from verifier.search.domains import Pool
+
+PREFERRED = 6  # columns remembered per case, for splits of several levels
+FEW = 64  # up to so many children, several levels are split at once
+ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
+ROUND = Settings(steps=12, alpha_rate=0.3, beta_rate=0.4, decay=0.9, patience=12)
+
+
+class NeuronSearch(Search):
+    """One run over one problem. Shares attacks, replays and the outcome with the search over input boxes."""
+
+    def __init__(self, parts: Parts, config: Config, deadline: Deadline, listener: Listener):
+        super().__init__(parts, config, deadline, listener)
+        self.heuristic = NEURONS.load()[config.branching.neurons]
+        self.cases: Pool[Cases] = Pool(parts.memory)
+        self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
+        self.seconds["root"] = 0.0
+
+    # --- the loop
+
+    def run(self) -> Outcome:
+        """Searches until an answer, the deadline, or the limit of rounds."""
+        self.fresh = self._regions()
+        self._attack(self.config.attack.share)
+        at = 0
+        while at < len(self.fresh) and self.witness is None and not self.deadline.passed():
+            if not self._region(at):
+                break
+            at += 1
+        return self._outcome(done=at >= len(self.fresh))
+
+    def _region(self, index: int) -> bool:
+        """Whether the region is done: all of its disjuncts refuted, but for what was set aside."""
+        begin = time.monotonic()
+        bounder = self._root(index)
+        self.seconds["root"] += time.monotonic() - begin
+        while len(self.cases):
+            if self.witness is not None or self.deadline.passed():
+                return False
+            if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
+                return False
+            self._round_of(bounder, index)
+            if self.witness is None and len(self.cases):
+                self._attack(self.config.attack.share)
+        return self.witness is None
+
+    # --- the root
+
+    def _root(self, index: int) -> Bounder | None:
+        """Bounds the region as a whole; its open disjuncts become cases. None where that settles it."""
+        box = self.fresh.take(slice(index, index + 1))
+        trace = trace_values(self.parts.program, box.lower, box.upper, self.parts.limit.rows)
+        targets = self.parts.targets
+        picked = targets.pick(box.region, box.open)
+        lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
+        box.open &= ~targets.refuted(picked, lb)
+        self.fresh.open[index] = box.open[0]
+        self.stats["domains"] += 1
+        slots = torch.nonzero(box.open[0]).squeeze(1)
+        if not len(slots):
+            return None
+        p, program, region = self.parts.problem, self.parts.program, int(box.region[0])
+        fine = (Program(p.network, torch.float64, program.device), Targets(p, torch.float64, program.device))
+        bounder = Bounder(trace, tables(targets, fine[1], region), fine[0], self.heuristic)
+        self.listener(
+            Event(
+                "search",
+                "root",
+                {"open disjuncts": len(slots), "neurons that both phases are open for": bounder.relaxation.width},
+            )
+        )
+        self._settle(bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED), bounder, index)
+        return bounder
+
+    # --- rounds
+
+    def _round_of(self, bounder: Bounder, index: int) -> None:
+        start = time.monotonic()
+        batch = max(2, self._batch())
+        parents = self.cases.pop(max(1, batch // 2))
+        levels = 1
+        while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, FEW):
+            levels += 1
+        children = split(parents, levels)
+        bounded = bounder.bound(children, ROUND, PREFERRED)
+        spent = time.monotonic() - start
+        now = len(children) / max(spent, 1e-6)
+        self.rate = 0.5 * (self.rate + now) if self.rate else now
+        self.seconds["bounds"] += spent
+        self.stats["domains"] += len(children)
+        self.stats["rounds"] += 1
+        self._settle(bounded, bounder, index)
+        self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.cases))
+        self.listener(
+            Event(
+                "search",
+                "round",
+                {
+                    "domains": self.stats["domains"],
+                    "waiting": len(self.cases),
+                    "per second": round(self.rate),
+                    "worst bound": float(self.cases.held.score.min()) if len(self.cases) else 0.0,
+                },
+            )
+        )
+
+    def _settle(self, bounded: Bounded, bounder: Bounder, index: int) -> None:
+        """Puts what stays open into the pool, and tries the minimisers as counterexamples."""
+        for name, value in bounded.figures.items():
+            self.stats[name] = self.stats.get(name, 0) + value
+        for name, value in bounded.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        kept = bounded.kept
+        if not len(kept):
+            return
+        region = self.fresh.region[index].expand(len(kept))
+        self._try(self.parts.attack.probe(bounded.x, region))
+        ended = kept.prefer[:, 0] < 0
+        if bool(ended.any()):
+            self.unsplittable += int(ended.sum())
+            kept = kept.take(~ended)
+        self.cases.add(kept)
+
+
+def _first(bounder: Bounder, slots: Tensor, picked: Picked, lb: Tensor) -> Cases:
+    """One case per open disjunct, starting from its best row alone."""
+    n, alpha = len(slots), bounder.relaxation.alpha
+    weights = alpha.new_zeros((n, bounder.rows.shape[1]))
+    for i, k in enumerate(slots.tolist()):
+        mine = torch.nonzero((picked.slot[0] == k) & picked.real[0]).squeeze(1)
+        weights[i, int(lb[0, mine].argmax()) if len(mine) else 0] = 1.0
+    empty = alpha.new_zeros((n, 0))
+    return Cases(
+        slots,
+        empty.long(),
+        empty,
+        empty.clone(),
+        alpha.expand(n, -1).half(),
+        empty.clone(),
+        weights,
+        torch.full((n,), -float("inf"), dtype=torch.float64, device=alpha.device),
+        torch.full((n, PREFERRED), -1, dtype=torch.int64, device=alpha.device),
+    )
+
+
+def splits_neurons(relaxed: Relaxation) -> bool:
+    """Whether there is anything that a split makes exact."""
+    return bool(relaxed.splittable.any())

@@ -225,7 +225,8 @@ class Pass:
     def __init__(self, relaxation: Relaxation, start: Start, lines: ColumnLines, splits: Splits):
         self.r, self.start, self.lines, self.splits = relaxation, start, lines, splits
         trace = relaxation.trace
-        self.x_l, self.x_u = trace.boxes[0]
+        x_l, x_u = trace.boxes[0]
+        self.centre, self.radius = (x_l + x_u) / 2, (x_u - x_l) / 2
         self.n = len(lines.up_a)
         self.coef = torch.zeros_like(lines.up_a)  # coefficients at the neurons' outputs
         self.z = torch.zeros_like(lines.up_a)  # relaxed values before the neurons
@@ -283,9 +284,7 @@ class Pass:
         a = live.pop(0, None)
         self.plane = bias.new_zeros((self.n, program.n_in)) if a is None else a.reshape(self.n, -1)
         self.bias = bias
-        centre = (self.x_l + self.x_u).squeeze(0) / 2
-        radius = (self.x_u - self.x_l).squeeze(0) / 2
-        return bias + torch.mv(self.plane, centre) - torch.mv(self.plane.abs(), radius)
+        return bias + torch.mv(self.plane, self.centre[0]) - torch.mv(self.plane.abs(), self.radius[0])
 
     def _relaxed(self, k: int, a: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         site, flat, lines = self.r.sites[k], a.reshape(self.n, -1), self.lines
@@ -320,8 +319,8 @@ class Pass:
 
     @property
     def x(self) -> Tensor:
-        """The minimiser (N, m) of the last backward pass."""
-        return torch.where(self.plane > 0, self.x_l, self.x_u)
+        """The minimiser (N, m) of the last backward pass, to within rounding; the middle where nothing depends on it."""
+        return torch.addcmul(self.centre, self.plane.sign(), self.radius, value=-1)
 
     def forward(self, m: Multipliers) -> Tensor | None:
         """Relaxed values from the minimiser: fills `z`; the output (N, p) where weights are optimised."""
@@ -415,20 +414,22 @@ class Optimised:
     steps: int = 0
 
 
-class Adam:
-    """Adam (Kingma & Ba, arXiv 1412.6980), ascending, for one tensor."""
+class Ascent:
+    """Adam (Kingma & Ba, arXiv 1412.6980) for one tensor, with the mean of |g| in place of the root of that of g^2: as
+    good here, and it needs no roots of tiny numbers, which are slow.
+    """
 
     def __init__(self, like: Tensor):
         self.first, self.second, self.count = torch.zeros_like(like), torch.zeros_like(like), 0
 
     def step(self, p: Tensor, g: Tensor, rate: float | Tensor) -> None:
+        """Moves p uphill by about `rate` per entry."""
         self.count += 1
         self.first.lerp_(g, 0.1)
-        self.second.mul_(0.999).addcmul_(g, g, value=0.001)
-        rate = rate * ((1 - 0.999**self.count) ** 0.5 / (1 - 0.9**self.count))
-        step = self.second.sqrt().add_(1e-12)
-        torch.div(self.first, step, out=step)
-        p.add_(step.mul_(rate))
+        self.second.lerp_(g.abs_(), 0.02)
+        fix = (1 - 0.98**self.count) / (1 - 0.9**self.count)
+        step = torch.add(self.second, 1e-20)
+        p.add_(torch.div(self.first, step, out=step).mul_(rate * fix))
 
     def take(self, index: Tensor) -> None:
         self.first, self.second = self.first[index], self.second[index]
@@ -485,24 +486,26 @@ def optimise(
 class _Run:
     """The state of an optimisation under way."""
 
-    def __init__(self, relaxation, start, lines, splits, m, settings, adams=None, passed=None):
+    def __init__(self, relaxation, start, lines, splits, m, settings, ascents=None, passed=None):
         self.relaxation, self.start, self.lines, self.splits = relaxation, start, lines, splits
         self.m, self.settings = m, settings
         self.work = Pass(relaxation, start, lines, splits)
         if passed is not None:
             self.work.touched = passed.touched
-        self.adams = adams or [Adam(m.alpha), Adam(m.beta), Adam(m.weights)]
+        self.ascents = ascents or [Ascent(m.alpha), Ascent(m.beta), Ascent(m.weights)]
         self.beta_scale: Tensor | None = None
 
     def keep(self, out: Optimised, alive: Tensor, better: Tensor, lb: Tensor) -> None:
         if not len(better):
             return
-        at = alive[better]
+        whole, at = len(better) == len(out.lb), alive[better]
         out.lb[at] = lb[better]
         for f in fields(Multipliers):
-            mine = getattr(self.m, f.name)
-            if mine.shape[1]:
-                getattr(out.multipliers, f.name)[at] = mine[better]
+            mine, best = getattr(self.m, f.name), getattr(out.multipliers, f.name)
+            if whole:
+                best.copy_(mine)
+            elif mine.shape[1]:
+                best.index_copy_(0, at, mine.index_select(0, better))
 
     def leave(self, out: Optimised, alive: Tensor, with_forward: bool) -> None:
         """Hands out what the last passes left."""
@@ -516,15 +519,15 @@ class _Run:
         output = self.work.forward(m)
         g = self.work.gradients(output)
         rate = s.decay**t
-        self.adams[0].step(m.alpha, g.alpha, s.alpha_rate * rate)
+        self.ascents[0].step(m.alpha, g.alpha, s.alpha_rate * rate)
         torch.minimum(torch.maximum(m.alpha, self.lines.least, out=m.alpha), self.lines.most, out=m.alpha)
         if m.beta.shape[1]:
             if self.beta_scale is None:
                 self.beta_scale = self._scale()
-            self.adams[1].step(m.beta, g.beta, s.beta_rate * rate * self.beta_scale)
+            self.ascents[1].step(m.beta, g.beta, s.beta_rate * rate * self.beta_scale)
             m.beta.clamp_(min=0)
         if output is not None:
-            self.adams[2].step(m.weights, g.weights, s.weight_rate * rate)
+            self.ascents[2].step(m.weights, g.weights, s.weight_rate * rate)
             m.weights.clamp_(min=0)
             m.weights.div_(m.weights.sum(1, keepdim=True).clamp(min=1e-12))
 
@@ -540,11 +543,11 @@ class _Run:
         lines = ColumnLines(
             *(None if t is None else t[index] for t in (getattr(self.lines, f.name) for f in fields(ColumnLines)))
         )
-        for adam in self.adams:
-            adam.take(index)
+        for ascent in self.ascents:
+            ascent.take(index)
         new = _Run(
             self.relaxation, self.start.take(index), lines, self.splits.take(index), self.m.take(index), self.settings,
-            self.adams, self.work,
+            self.ascents, self.work,
         )
         old = self.work
         new.work.coef, new.work.z, new.work.plane = old.coef[index], old.z[index], old.plane[index]

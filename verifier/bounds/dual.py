@@ -319,7 +319,7 @@ class Pass:
 
     @property
     def x(self) -> Tensor:
-        """The minimiser (N, m) of the last backward pass, to within rounding; the middle where nothing depends on it."""
+        """The minimiser (N, m) of the last backward pass, to within rounding; the middle where nothing depends on x."""
         return torch.addcmul(self.centre, self.plane.sign(), self.radius, value=-1)
 
     def forward(self, m: Multipliers) -> Tensor | None:

@@ -365,6 +365,13 @@ class Search:
             self.stats["replays refused"] += 1
         self.seconds["replay"] += time.monotonic() - start
 
+    def _waiting(self) -> int:
+        return len(self.pool)
+
+    def _stuck(self) -> str:
+        kind = self.parts.program.dtype
+        return f"{self.unsplittable} boxes are as small as {kind} allows and neither refuted nor violated"
+
     def _outcome(self, done: bool) -> Outcome:
         count = f"{self.stats['domains']} domains bounded in {self.stats['rounds']} rounds"
         if self.witness is not None:
@@ -374,11 +381,10 @@ class Search:
         elif done:
             verdict, reason = (
                 Verdict.UNKNOWN,
-                f"{self.unsplittable} boxes are as small as {self.parts.program.dtype} allows and neither refuted "
-                f"nor violated; {count}; try --set precision=float64",
+                f"{self._stuck()}; {count}; try --set precision=float64",
             )
         elif self.deadline.passed():
-            verdict, reason = Verdict.TIMEOUT, f"{len(self.pool)} domains still open; {count}"
+            verdict, reason = Verdict.TIMEOUT, f"{self._waiting()} domains still open; {count}"
         else:
             verdict, reason = (
                 Verdict.UNKNOWN,

@@ -125,12 +125,12 @@ class Bounder:
         refuted[hopeful] = torch.isfinite(lb) & (lb > 0)
         return refuted, len(hopeful) - int(refuted.sum())
 
-    def _ranked(
-        self, kept: Cases, lower: Tensor, upper: Tensor, coef: Tensor, z: Tensor, count: int
-    ) -> Tensor:
+    def _ranked(self, kept: Cases, lower: Tensor, upper: Tensor, coef: Tensor, z: Tensor, count: int) -> Tensor:
         """The columns to split (N, count), best first; -1 where there are fewer."""
         r = self.relaxation
         free = (lower < 0) & (upper > 0) & r.splittable
+        if not bool(free.any()):
+            return torch.full((len(kept), count), -1, dtype=torch.int64, device=lower.device)
         lines = r.lines(lower, upper)
         alpha = kept.alpha.to(lower.dtype)
         view = View(

@@ -27,6 +27,7 @@ from verifier.search.bab import Outcome, Parts, Search
 from verifier.search.bounder import Bounded, Bounder, tables
 from verifier.search.cases import Cases, split
 from verifier.search.domains import Pool
+from verifier.search.leaves import certified, solve_leaf
 
 PREFERRED = 6  # columns remembered per case, for splits of several levels
 FEW = 64  # up to so many children, several levels are split at once
@@ -145,9 +146,32 @@ class NeuronSearch(Search):
         self._try(self.parts.attack.probe(bounded.x, region))
         ended = kept.prefer[:, 0] < 0
         if bool(ended.any()):
-            self.unsplittable += int(ended.sum())
+            self._end(kept.take(ended), bounder, region[:1])
             kept = kept.take(~ended)
         self.cases.add(kept)
+
+    def _end(self, leaves: Cases, bounder: Bounder, region: Tensor) -> None:
+        """Decides cases that cannot be split any further by exact linear programs, one by one."""
+        for i in range(len(leaves)):
+            if self.witness is not None or self.deadline.passed():
+                self.unsplittable += len(leaves) - i
+                return
+            leaf = leaves.take(slice(i, i + 1))
+            self.stats["leaves"] += 1
+            solved = solve_leaf(bounder, leaf)
+            if solved is not None and solved.t > 0 and certified(bounder, leaf, solved):
+                continue
+            if solved is not None:
+                x = torch.from_numpy(solved.x)[None].to(region.device, self.parts.program.dtype)
+                self._try(self.parts.attack.probe(x, region))
+            if self.witness is None:
+                self.unsplittable += 1
+
+    def _waiting(self) -> int:
+        return len(self.cases)
+
+    def _stuck(self) -> str:
+        return f"{self.unsplittable} cases have no neuron left to split and are neither refuted nor violated"
 
 
 def _first(bounder: Bounder, slots: Tensor, picked: Picked, lb: Tensor) -> Cases:

@@ -88,7 +88,7 @@ class Bounder:
         if threads > 1 and n >= 2:
             chunk = min(chunk, -(-n // threads))
         cuts = [slice(at, at + chunk) for at in range(0, n, chunk)]
-        if threads > 1 and len(cuts) > 1:
+        if threads > 1:  # one chunk as well: threads inside small operations mostly wait for each other
             parts = workers(threads).map(lambda c: self._bound(cases.take(c), settings, preferred), cuts)
             return Bounded.join(list(parts))
         return Bounded.join([self._bound(cases.take(c), settings, preferred) for c in cuts])

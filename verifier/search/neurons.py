@@ -16,10 +16,11 @@ import time
 import torch
 from torch import Tensor
 
-from verifier.bounds.crown import final_rows, trace_values
-from verifier.bounds.dual import Relaxation, Settings
+from verifier.bounds.crown import Trace, final_rows, trace_values
+from verifier.bounds.dual import Settings
 from verifier.bounds.program import Program
 from verifier.bounds.targets import Picked, Targets
+from verifier.bounds.tighten import tightened
 from verifier.branching import NEURONS
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
@@ -30,6 +31,8 @@ from verifier.search.domains import Pool
 from verifier.search.leaves import certified, solve_leaf
 
 PREFERRED = 6  # columns remembered per case, for splits of several levels
+FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
+TIGHTENING_SHARE = 0.2  # of the time that is left
 FEW = 64  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
 ROUND = Settings(steps=12, alpha_rate=0.3, beta_rate=0.4, decay=0.9, patience=12)
@@ -43,7 +46,7 @@ class NeuronSearch(Search):
         self.heuristic = NEURONS.load()[config.branching.neurons]
         self.cases: Pool[Cases] = Pool(parts.memory)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
-        self.seconds["root"] = 0.0
+        self.seconds |= {"root": 0.0, "tightening": 0.0}
 
     # --- the loop
 
@@ -62,12 +65,17 @@ class NeuronSearch(Search):
         """Whether the region is done: all of its disjuncts refuted, but for what was set aside."""
         begin = time.monotonic()
         bounder = self._root(index)
-        self.seconds["root"] += time.monotonic() - begin
+        rooted = time.monotonic()
+        self.seconds["root"] += rooted - begin
+        coarse = True
         while len(self.cases):
             if self.witness is not None or self.deadline.passed():
                 return False
             if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
                 return False
+            if coarse and time.monotonic() - rooted > min(FIRST_LOOK, rooted - begin):
+                coarse, bounder = False, self._tighten(bounder, index)
+                continue
             self._round_of(bounder, index)
             if self.witness is None and len(self.cases):
                 self._attack(self.config.attack.share)
@@ -79,27 +87,46 @@ class NeuronSearch(Search):
         """Bounds the region as a whole; its open disjuncts become cases. None where that settles it."""
         box = self.fresh.take(slice(index, index + 1))
         trace = trace_values(self.parts.program, box.lower, box.upper, self.parts.limit.rows)
+        self.stats["domains"] += 1
+        return self._plant(trace, index)
+
+    def _tighten(self, bounder: Bounder, index: int) -> Bounder | None:
+        """Optimises the intermediate boxes and starts the search of the disjuncts that are still open over on them."""
+        begin = time.monotonic()
+        slots = torch.unique(self.cases.pop(len(self.cases)).slot)
+        open = torch.zeros_like(self.fresh.open[index])
+        open[slots] = True
+        self.fresh.open[index] = open
+        budget = TIGHTENING_SHARE * self.deadline.left()
+        trace = tightened(bounder.relaxation.trace, self.parts.limit.rows, budget)
+        try:
+            return self._plant(trace, index)
+        finally:
+            self.seconds["tightening"] += time.monotonic() - begin
+
+    def _plant(self, trace: Trace, index: int) -> Bounder | None:
+        """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
         targets = self.parts.targets
+        box = self.fresh.take(slice(index, index + 1))
         picked = targets.pick(box.region, box.open)
         lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
-        box.open &= ~targets.refuted(picked, lb)
-        self.fresh.open[index] = box.open[0]
-        self.stats["domains"] += 1
-        slots = torch.nonzero(box.open[0]).squeeze(1)
+        self.fresh.open[index] = box.open[0] & ~targets.refuted(picked, lb)[0]
+        slots = torch.nonzero(self.fresh.open[index]).squeeze(1)
         if not len(slots):
             return None
-        p, program, region = self.parts.problem, self.parts.program, int(box.region[0])
-        fine = (Program(p.network, torch.float64, program.device), Targets(p, torch.float64, program.device))
-        bounder = Bounder(trace, tables(targets, fine[1], region), fine[0], self.heuristic)
+        fine, fine_targets = self._in_float64()
+        bounder = Bounder(trace, tables(targets, fine_targets, int(box.region[0])), fine, self.heuristic)
         self.listener(
-            Event(
-                "search",
-                "root",
-                {"open disjuncts": len(slots), "neurons that both phases are open for": bounder.relaxation.width},
-            )
+            Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
         self._settle(bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED), bounder, index)
         return bounder
+
+    def _in_float64(self) -> tuple[Program, Targets]:
+        if self.fine is None:
+            p, device = self.parts.problem, self.parts.program.device
+            self.fine = (Program(p.network, torch.float64, device), Targets(p, torch.float64, device))
+        return self.fine
 
     # --- rounds
 
@@ -194,7 +221,3 @@ def _first(bounder: Bounder, slots: Tensor, picked: Picked, lb: Tensor) -> Cases
         torch.full((n, PREFERRED), -1, dtype=torch.int64, device=alpha.device),
     )
 
-
-def splits_neurons(relaxed: Relaxation) -> bool:
-    """Whether there is anything that a split makes exact."""
-    return bool(relaxed.splittable.any())

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.crown import Trace
-from verifier.ops.base import Affine, Joint, Lines
+from verifier.ops.base import Affine, Joint
 from verifier.ops.pointwise import ThroughZero
 
 
@@ -72,19 +72,29 @@ class Relaxation:
         self.width = at
         self.lower = torch.cat([empty, *lower])
         self.upper = torch.cat([empty, *upper])
-        self.alpha = torch.cat([empty, *(self._flat(trace.lines[k].lo_a, s) for k, s in self.sites.items())])
-        self.column_step = torch.cat(
-            [torch.zeros(0, dtype=torch.int64)]
-            + [torch.full((s.cut.stop - s.cut.start,), k, dtype=torch.int64) for k, s in self.sites.items()]
+        self.alpha, self.up_a, self.up_b, self.lo_b, self.least, self.most, self.left, self.right = (
+            torch.cat([empty, *parts]) for parts in zip(*map(self._root_lines, self.sites.values()))
+        ) if self.sites else (empty,) * 8
+        self.shifted = bool((self.lo_b != 0).any())
+        self.splittable = (self.lower < 0) & (self.upper > 0) & (self.left < self.right)
+
+    def _root_lines(self, site: Site) -> tuple[Tensor, ...]:
+        """Per column: default lower slope, upper slope and offset, lower offset, range of the lower slope, and the
+        slopes left and right of the kink (equal where there is none to split at).
+        """
+        step, (lo_a, lo_b, up_a, up_b) = self.program.steps[site.step], self.trace.lines[site.step]
+        lo_a, up_a = self._flat(lo_a, site), self._flat(up_a, site)
+        lo_b, up_b = (torch.zeros_like(lo_a) if t is None else self._flat(t, site) for t in (lo_b, up_b))
+        if not site.convex:
+            zero = torch.zeros_like(lo_a)
+            return lo_a, up_a, up_b, lo_b, lo_a, lo_a, zero, zero
+        left, right = (torch.full_like(lo_a, float(v)) for v in step.op.slopes)
+        crossing = (self._flat(self.trace.boxes[site.value][0], site) < 0) & (
+            self._flat(self.trace.boxes[site.value][1], site) > 0
         )
-        # Columns that a split at 0 makes exact.
-        self.splittable = torch.cat(
-            [torch.zeros(0, dtype=torch.bool)]
-            + [
-                torch.full((s.cut.stop - s.cut.start,), isinstance(self.program.steps[k].op, ThroughZero))
-                for k, s in self.sites.items()
-            ]
-        )
+        lo_b = torch.where(crossing, 0.0, lo_b)
+        least, most = torch.where(crossing, left, lo_a), torch.where(crossing, right, lo_a)
+        return lo_a, up_a, up_b, lo_b, least, most, left, right
 
     def _flat(self, t: Tensor, site: Site) -> Tensor:
         t = t.reshape(-1)
@@ -109,51 +119,46 @@ class Relaxation:
             index, count, shift = None, len(loose), None
         return Site(k, value, index, slice(at, at + count), keep, shift, convex, float(least), float(most))
 
-    def column(self, step: int, entry: int) -> int:
-        """The column of a flat entry of the value that `step` reads, or -1."""
-        site = self.sites[step]
-        if site.index is None:
-            return site.cut.start + entry
-        found = torch.nonzero(site.index == entry)
-        return site.cut.start + int(found) if len(found) else -1
+    def project(self, alpha: Tensor, lines: ColumnLines) -> None:
+        """Moves lower slopes (N, K) into their ranges, in place."""
+        torch.clamp(alpha, self.least, self.most, out=alpha)
+        lines.pin(alpha)
 
-    def lines(self, l: Tensor, u: Tensor) -> ColumnLines:
-        """Lines of all columns on boxes l, u (N, K)."""
-        n = len(l)
-        shape = (n, self.width)
-        up_a, up_b, lo_b, least, most = (l.new_zeros(shape) for _ in range(5))
-        shifted = False
-        for k, site in self.sites.items():
-            c = site.cut
-            lines = self.program.steps[k].op.relax(l[:, c], u[:, c])
-            up_a[:, c] = lines.up_a
-            if lines.up_b is not None:
-                up_b[:, c] = lines.up_b
-            if site.convex:
-                crossing = (l[:, c] < 0) & (u[:, c] > 0)
-                least[:, c] = torch.where(crossing, site.least, lines.lo_a)
-                most[:, c] = torch.where(crossing, site.most, lines.lo_a)
-            else:
-                least[:, c] = most[:, c] = lines.lo_a
-                if lines.lo_b is not None:
-                    lo_b[:, c], shifted = lines.lo_b, True
-        return ColumnLines(up_a, up_b, lo_b if shifted else None, least, most)
-
-    def lines_of(self, step: int, lines: Lines) -> Tensor:
-        """The lower slopes of one step's columns from full-width lines (N, *shape)."""
-        t, site = lines.lo_a.flatten(1), self.sites[step]
-        return t if site.index is None else t.index_select(1, site.index)
+    def lines(self, splits: Splits) -> ColumnLines:
+        """Lines of all columns in domains with the given splits: the root's, exact where a column was split."""
+        n = len(splits.column)
+        up_a, up_b = (t.expand(n, -1).clone() for t in (self.up_a, self.up_b))
+        row, j = torch.nonzero(splits.column >= 0, as_tuple=True)
+        column = splits.column[row, j]
+        slope = torch.where(splits.sign[row, j] > 0, self.right[column], self.left[column])
+        at = row * self.width + column
+        up_a.view(-1)[at], up_b.view(-1)[at] = slope, 0.0
+        return ColumnLines(up_a, up_b, at, slope)
 
 
 @dataclass
 class ColumnLines:
-    """Lines of the columns, (N, K) each: upper slope and offset, lower offset (None: zero), range of lower slopes."""
+    """Upper lines (N, K); `at`: flat places of split columns in (N, K), where the lower slope is `slope` as well."""
 
     up_a: Tensor
     up_b: Tensor
-    lo_b: Tensor | None
-    least: Tensor
-    most: Tensor
+    at: Tensor
+    slope: Tensor
+
+    def pin(self, alpha: Tensor) -> None:
+        """Sets the lower slopes of split columns."""
+        if len(self.at):
+            alpha.view(-1)[self.at] = self.slope
+
+    def take(self, index: Tensor) -> ColumnLines:
+        """The lines of some domains (N',)."""
+        n, k = self.up_a.shape
+        new = torch.full((n,), -1, dtype=torch.int64, device=index.device)
+        new[index] = torch.arange(len(index), device=index.device)
+        row = new[self.at // k]
+        mine = row >= 0
+        at = row[mine] * k + self.at[mine] % k
+        return ColumnLines(self.up_a[index], self.up_b[index], at, self.slope[mine])
 
 
 @dataclass
@@ -294,8 +299,8 @@ class Pass:
         pos = part.clamp(min=0)
         neg = part - pos
         bias = torch.linalg.vecdot(neg, lines.up_b[:, c])
-        if lines.lo_b is not None:
-            bias = bias + torch.linalg.vecdot(pos, lines.lo_b[:, c])
+        if self.r.shifted:
+            bias = bias + torch.mv(pos, self.r.lo_b[c])
         out = pos.mul_(alpha[:, c]).addcmul_(neg, lines.up_a[:, c])
         if k in self.marks:
             place, which = self.marks[k]
@@ -361,8 +366,8 @@ class Pass:
         zu = self._pick(site, flat)
         self.z[:, c] = zu
         low = alpha[:, c] * zu
-        if lines.lo_b is not None:
-            low = low + lines.lo_b[:, c]
+        if self.r.shifted:
+            low = low + self.r.lo_b[c]
         high = torch.addcmul(lines.up_b[:, c], lines.up_a[:, c], zu)
         y = torch.lerp(high, low, self.coef[:, c].sign().clamp_(min=0))
         if site.index is not None:
@@ -438,26 +443,22 @@ class Ascent:
 def optimise(
     relaxation: Relaxation,
     start: Start,
-    lower: Tensor,
-    upper: Tensor,
     splits: Splits,
     multipliers: Multipliers,
     settings: Settings,
     target: float = 0.0,
 ) -> Optimised:
-    """Raises the bounds of N domains with column boxes lower, upper (N, K); a domain above `target` is left alone from
-    then on.
-    """
-    n = len(lower)
-    lines = relaxation.lines(lower, upper)
+    """Raises the bounds of N domains; one whose bound is above `target` is left alone from then on."""
+    n = len(splits.column)
+    lines = relaxation.lines(splits)
     m = multipliers.clone()
-    m.alpha = torch.minimum(torch.maximum(m.alpha, lines.least), lines.most)
+    relaxation.project(m.alpha, lines)
     out = Optimised(
-        lower.new_full((n,), -float("inf")),
+        m.alpha.new_full((n,), -float("inf")),
         m.clone(),
-        torch.zeros_like(lower),
-        lower.new_zeros((n, relaxation.program.n_in)),
-        torch.zeros_like(lower),
+        torch.zeros_like(m.alpha),
+        m.alpha.new_zeros((n, relaxation.program.n_in)),
+        torch.zeros_like(m.alpha),
     )
     run = _Run(relaxation, start, lines, splits, m, settings)
     alive = torch.arange(n)
@@ -520,7 +521,7 @@ class _Run:
         g = self.work.gradients(output)
         rate = s.decay**t
         self.ascents[0].step(m.alpha, g.alpha, s.alpha_rate * rate)
-        torch.minimum(torch.maximum(m.alpha, self.lines.least, out=m.alpha), self.lines.most, out=m.alpha)
+        self.relaxation.project(m.alpha, self.lines)
         if m.beta.shape[1]:
             if self.beta_scale is None:
                 self.beta_scale = self._scale()
@@ -540,14 +541,17 @@ class _Run:
 
     def take(self, index: Tensor) -> _Run:
         """The run over some of the domains, its last passes included."""
-        lines = ColumnLines(
-            *(None if t is None else t[index] for t in (getattr(self.lines, f.name) for f in fields(ColumnLines)))
-        )
         for ascent in self.ascents:
             ascent.take(index)
         new = _Run(
-            self.relaxation, self.start.take(index), lines, self.splits.take(index), self.m.take(index), self.settings,
-            self.ascents, self.work,
+            self.relaxation,
+            self.start.take(index),
+            self.lines.take(index),
+            self.splits.take(index),
+            self.m.take(index),
+            self.settings,
+            self.ascents,
+            self.work,
         )
         old = self.work
         new.work.coef, new.work.z, new.work.plane = old.coef[index], old.z[index], old.plane[index]

@@ -97,9 +97,8 @@ class Tightener:
         n = 2 * len(part)
         start = Start(top, dict(rows.live), rows.bias.clone())
         none = Splits.none(n, relaxation.alpha)
-        lower, upper = none.boxes(relaxation.lower, relaxation.upper)
         m = Multipliers(relaxation.alpha.expand(n, -1), relaxation.alpha.new_zeros((n, 0)), none.sign)
-        found = optimise(relaxation, start, lower, upper, none, m, SETTINGS)
+        found = optimise(relaxation, start, none, m, SETTINGS)
         low = certifier.seeded(Rows(dict(rows.live), rows.bias.clone(), rows.mass.clone()), top, found.multipliers)
         return part, low[: len(part)], -low[len(part) :]
 

@@ -30,7 +30,7 @@ def babsr_score(v: View) -> Tensor:
 
 def gap_score(v: View) -> Tensor:
     """(N, K)."""
-    true = torch.maximum(v.least * v.z, v.most * v.z)
+    true = torch.maximum(v.left * v.z, v.right * v.z)
     below, above = v.alpha * v.z, v.up_a * v.z + v.up_b
     return v.coef.clamp(max=0) * (true - above) + v.coef.clamp(min=0) * (true - below)
 

@@ -24,7 +24,7 @@ TRIED = 3  # candidates from each score
 def kfsb(v: View, count: int) -> Tensor:
     """(N, count) columns, the best tried one first."""
     scores = (babsr_score(v), gap_score(v))
-    candidates = torch.cat([best(s, v.free, TRIED) for s in scores], 1)
+    candidates = _first_of(torch.cat([best(s, v.free, TRIED) for s in scores], 1), 2 * TRIED)
     bounds = v.trial(candidates)
     score = v.score.unsqueeze(1).to(bounds.dtype)
     gain = (bounds.clamp(max=0) - score.unsqueeze(-1)).clamp(min=0)

@@ -14,22 +14,20 @@ from torch import Tensor
 
 @dataclass
 class View:
-    """`lower`, `upper` (N, K): boxes before the neurons; `coef`: coefficients at their outputs; `z`: relaxed values
-    before them at the minimiser; `alpha`: lower slopes, `up_a`, `up_b`: upper lines, all (N, K). `bias` (K,): constant
-    of the affine step before each. `least`, `most` (K,): the two slopes. `free` (N, K) bool: what can be split.
-    `trial`: columns (N, C) to bounds (N, C, 2) of both children with multipliers as they are.
+    """`coef` (N, K): coefficients at the neurons' outputs; `z`: relaxed values before them at the minimiser; `alpha`:
+    lower slopes, `up_a`, `up_b`: upper lines, all (N, K). `bias` (K,): constant of the affine step before each; `left`,
+    `right` (K,): the slopes beside the kink. `free` (N, K) bool: what can be split. `score` (N,): the bounds. `trial`:
+    columns (N, C), -1 for none, to bounds (N, C, 2) of both children with multipliers as they are.
     """
 
-    lower: Tensor
-    upper: Tensor
     coef: Tensor
     z: Tensor
     alpha: Tensor
     up_a: Tensor
     up_b: Tensor
     bias: Tensor
-    least: Tensor
-    most: Tensor
+    left: Tensor
+    right: Tensor
     free: Tensor
     score: Tensor
     trial: Callable[[Tensor], Tensor]

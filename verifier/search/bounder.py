@@ -16,7 +16,7 @@ from torch import Tensor
 from verifier.bounds.certify import Certifier
 from verifier.bounds.chunks import workers
 from verifier.bounds.crown import Trace
-from verifier.bounds.dual import Optimised, Pass, Relaxation, Settings, Start, optimise
+from verifier.bounds.dual import ColumnLines, Multipliers, Optimised, Pass, Relaxation, Settings, Start, optimise
 from verifier.bounds.program import Program
 from verifier.bounds.targets import Targets
 from verifier.branching.view import View
@@ -64,21 +64,20 @@ class Bounder:
         self.rows, self.fine_rows, self.const = rows
         self.certifier = Certifier(self.relaxation, fine)
         self.heuristic = heuristic
-        self.bias, self.least, self.most = self._facts()
+        self.bias = self._constants()
         program = trace.program
         widest = max(size(s) for s in program.shapes)
         self.chunk = max(4, CHUNK_BYTES // (widest * trace.boxes[0][0].element_size()))
 
-    def _facts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per column: the constant of the affine step before it, and the two slopes of its function."""
+    def _constants(self) -> Tensor:
+        """Per column the constant of the affine step before it."""
         r = self.relaxation
-        bias, least, most = (torch.zeros_like(r.lower) for _ in range(3))
+        bias = torch.zeros_like(r.lower)
         for site in r.sites.values():
             offset = r.trace.offsets.get(site.value)
             if offset is not None:
                 bias[site.cut] = offset if site.index is None else offset[site.index]
-            least[site.cut], most[site.cut] = site.least, site.most
-        return bias, least, most
+        return bias
 
     def bound(self, cases: Cases, settings: Settings, preferred: int) -> Bounded:
         """Bounds cases and ranks `preferred` splits of those that stay open."""
@@ -96,9 +95,7 @@ class Bounder:
     @torch.no_grad()
     def _bound(self, cases: Cases, settings: Settings, preferred: int) -> Bounded:
         r, begin = self.relaxation, time.monotonic()
-        lower, upper = cases.splits.boxes(r.lower, r.upper)
-        start = Start(r.program.output, rows=self.rows[cases.slot], const=self.const[cases.slot].to(r.lower.dtype))
-        found = optimise(r, start, lower, upper, cases.splits, cases.multipliers(r.lower.dtype), settings)
+        found = optimise(r, self._start(cases.slot), cases.splits, cases.multipliers(r.lower.dtype), settings)
         middle = time.monotonic()
         refuted, overturned = self._certified(cases, found)
         end = time.monotonic()
@@ -108,10 +105,14 @@ class Bounder:
         kept.alpha, kept.beta, kept.weights = m.alpha[keep].half(), m.beta[keep], m.weights[keep]
         kept.score = torch.maximum(torch.where(torch.isfinite(lb), lb, -1e30), kept.score).clamp(max=0.0)
         if len(keep):
-            kept.prefer = self._ranked(kept, lower[keep], upper[keep], found.coef[keep], found.z[keep], preferred)
+            kept.prefer = self._ranked(kept, found.coef[keep], found.z[keep], preferred)
         figures = {"overturned by float64": overturned, "optimiser steps": found.steps * len(cases)}
         seconds = {"optimising": middle - begin, "certifying": end - middle, "branching": time.monotonic() - end}
         return Bounded(kept, found.x[keep], figures, seconds)
+
+    def _start(self, slot: Tensor) -> Start:
+        r = self.relaxation
+        return Start(r.program.output, rows=self.rows[slot], const=self.const[slot].to(r.lower.dtype))
 
     def _certified(self, cases: Cases, found: Optimised) -> tuple[Tensor, int]:
         """Which cases are refuted (N,) bool, by a bound in float64 with its error; and how many only seemed so."""
@@ -125,49 +126,38 @@ class Bounder:
         refuted[hopeful] = torch.isfinite(lb) & (lb > 0)
         return refuted, len(hopeful) - int(refuted.sum())
 
-    def _ranked(self, kept: Cases, lower: Tensor, upper: Tensor, coef: Tensor, z: Tensor, count: int) -> Tensor:
+    def _ranked(self, kept: Cases, coef: Tensor, z: Tensor, count: int) -> Tensor:
         """The columns to split (N, count), best first; -1 where there are fewer."""
-        r = self.relaxation
-        free = (lower < 0) & (upper > 0) & r.splittable
+        r, dtype = self.relaxation, coef.dtype
+        free = r.splittable.expand(len(kept), -1).clone()
+        row, j = torch.nonzero(kept.column >= 0, as_tuple=True)
+        free[row, kept.column[row, j]] = False
         if not bool(free.any()):
-            return torch.full((len(kept), count), -1, dtype=torch.int64, device=lower.device)
-        lines = r.lines(lower, upper)
-        alpha = kept.alpha.to(lower.dtype)
-        view = View(
-            lower,
-            upper,
-            coef,
-            z,
-            alpha,
-            lines.up_a,
-            lines.up_b,
-            self.bias,
-            self.least,
-            self.most,
-            free,
-            kept.score,
-            lambda columns: self.trial(kept, lower, upper, columns),
-        )
+            return torch.full((len(kept), count), -1, dtype=torch.int64, device=coef.device)
+        lines, m = r.lines(kept.splits), kept.multipliers(dtype)
+        r.project(m.alpha, lines)
+        trial = lambda columns: self.trial(kept, lines, m, columns)
+        view = View(coef, z, m.alpha, lines.up_a, lines.up_b, self.bias, r.left, r.right, free, kept.score, trial)
         return self.heuristic(view, count)
 
-    def trial(self, kept: Cases, lower: Tensor, upper: Tensor, columns: Tensor) -> Tensor:
-        """Bounds (N, C, 2) of both children, z >= 0 first, of splits at columns (N, C), multipliers as they are."""
-        n, c = columns.shape
-        r = self.relaxation
-        owner = torch.arange(n).repeat_interleave(2 * c)
-        column = columns.clamp(min=0).repeat_interleave(2, 1).reshape(-1)
-        up = torch.tensor([True, False]).repeat(n * c)
-        l, u = lower[owner], upper[owner]
-        each = torch.arange(len(owner))
-        l[each, column] = torch.where(up, l[each, column].clamp(min=0), l[each, column])
-        u[each, column] = torch.where(up, u[each, column], u[each, column].clamp(max=0))
-        lines = r.lines(l, u)
-        m = kept.multipliers(lower.dtype).take(owner)
-        m.alpha = torch.minimum(torch.maximum(m.alpha, lines.least), lines.most)
-        slot = kept.slot[owner]
-        start = Start(r.program.output, rows=self.rows[slot], const=self.const[slot].to(lower.dtype))
-        bounds = Pass(r, start, lines, kept.splits.take(owner)).backward(m)
-        return bounds.reshape(n, c, 2)
+    def trial(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:
+        """Bounds (N, C, 2) of both children, z >= 0 first, of splits at columns (N, C), multipliers as they are; -inf
+        for columns of -1.
+        """
+        r, k = self.relaxation, self.relaxation.width
+        owner, place = torch.nonzero(columns >= 0, as_tuple=True)
+        column = columns[owner, place]
+        bounds = lines.up_a.new_full((*columns.shape, 2), -float("inf"))
+        up_a, up_b, alpha, start = (t[owner] for t in (lines.up_a, lines.up_b, m.alpha, kept.slot))
+        start, splits = self._start(start), kept.splits.take(owner)
+        m = Multipliers(alpha, m.beta[owner], m.weights[owner])
+        at = torch.arange(len(owner), device=owner.device) * k + column
+        up_b.view(-1)[at] = 0.0
+        for side, slope in ((0, r.right), (1, r.left)):
+            up_a.view(-1)[at] = alpha.view(-1)[at] = slope[column]
+            child = ColumnLines(up_a, up_b, at, slope[column])
+            bounds[owner, place, side] = Pass(r, start, child, splits).backward(m)
+        return bounds
 
 
 def tables(targets: Targets, fine: Targets, region: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from verifier.bounds.dual import Multipliers, Pass, Relaxation, Splits, Start
+from verifier.ops.base import size
 from verifier.search.bounder import Bounder
 from verifier.search.cases import Cases
 
@@ -54,13 +55,13 @@ def solver():
     return solve
 
 
-def affine_maps(r: Relaxation, lower, upper, start: Start) -> tuple[np.ndarray, np.ndarray]:
-    """Planes (N, m) and constants (N,) of rows in a case whose neurons are all decided; lower, upper (K,)."""
+def affine_maps(r: Relaxation, splits: Splits, start: Start) -> tuple[np.ndarray, np.ndarray]:
+    """Planes (N, m) and constants (N,) of rows in a case whose neurons are all decided by its splits (1, P)."""
     n = len(start.rows) if start.rows is not None else len(start.bias)
-    lines = r.lines(lower.expand(n, -1), upper.expand(n, -1))
-    none = Splits.none(n, lower)
-    walk = Pass(r, start, lines, none)
-    walk.backward(Multipliers(lines.least, lower.new_zeros((n, 0)), lower.new_ones((n, 1))))
+    lines, alpha = r.lines(splits.take(torch.zeros(n, dtype=torch.int64))), r.alpha.expand(n, -1).clone()
+    r.project(alpha, lines)
+    walk = Pass(r, start, lines, Splits.none(n, alpha))
+    walk.backward(Multipliers(alpha, alpha.new_zeros((n, 0)), alpha.new_ones((n, 1))))
     return walk.plane.double().numpy(), walk.bias.double().numpy()
 
 
@@ -69,16 +70,15 @@ def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
     solve = solver()
     if solve is None:
         return None
-    r = bounder.relaxation
-    lower, upper = (t[0] for t in case.splits.boxes(r.lower, r.upper))
+    r, splits = bounder.relaxation, case.splits
     rows, const = bounder.rows[case.slot[0]], bounder.const[case.slot[0]]
     real = rows.abs().sum(1) > 0
     real = real | (const != -1.0)
     start = Start(r.program.output, rows=rows[real].unsqueeze(1), const=const[real].to(rows.dtype).unsqueeze(1))
-    plane, bias = affine_maps(r, lower, upper, start)
+    plane, bias = affine_maps(r, splits, start)
     planes, biases, scales, places = [plane], [bias], [np.ones(len(bias))], []
     for j in torch.nonzero(case.column[0] >= 0).squeeze(1).tolist():
-        g, h = _split_value(bounder, lower, upper, int(case.column[0, j]))
+        g, h = _split_value(bounder, splits, int(case.column[0, j]))
         sign, point = float(case.sign[0, j]), float(case.point[0, j])
         scale = max(np.abs(g).sum(), 1e-12)
         planes.append(-sign * g / scale)
@@ -97,17 +97,17 @@ def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
     return Solved(t, x, weights, beta)
 
 
-def _split_value(bounder: Bounder, lower, upper, column: int) -> tuple[np.ndarray, np.ndarray]:
+def _split_value(bounder: Bounder, splits: Splits, column: int) -> tuple[np.ndarray, np.ndarray]:
     """The split neuron's value as a function of x: plane (1, m), constant (1,)."""
     r = bounder.relaxation
-    site = r.sites[int(r.column_step[column])]
+    site = next(s for s in r.sites.values() if s.cut.start <= column < s.cut.stop)
     entry = column - site.cut.start
     entry = entry if site.index is None else int(site.index[entry])
     shape = r.program.shapes[site.value]
-    unit = lower.new_zeros((1, int(np.prod(shape))))
+    unit = r.alpha.new_zeros((1, size(shape)))
     unit[0, entry] = 1.0
-    start = Start(site.value, live={site.value: unit.reshape(1, *shape)}, bias=lower.new_zeros(1))
-    return affine_maps(r, lower, upper, start)
+    start = Start(site.value, live={site.value: unit.reshape(1, *shape)}, bias=r.alpha.new_zeros(1))
+    return affine_maps(r, splits, start)
 
 
 def certified(bounder: Bounder, case: Cases, solved: Solved) -> bool:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.crown import Cuts, Rows, Trace, _charge, _count_underflow, backward, concretise
-from verifier.bounds.dual import Multipliers, Relaxation, Splits
 from verifier.bounds.program import Program
+from verifier.bounds.relaxation import Multipliers, Relaxation, Splits
 from verifier.ops.base import Affine, Joint, Lines
 
 

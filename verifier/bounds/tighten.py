@@ -18,7 +18,8 @@ from torch import Tensor
 from verifier.bounds.certify import Certifier
 from verifier.bounds.chunks import workers
 from verifier.bounds.crown import Rows, Trace, _seed, loose_entries, trace_values
-from verifier.bounds.dual import Multipliers, Relaxation, Settings, Splits, Start, optimise
+from verifier.bounds.dual import Settings, optimise
+from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start
 from verifier.ops.base import Nonlinear, size
 
 SETTINGS = Settings(steps=15, alpha_rate=0.5, decay=0.85, patience=5)

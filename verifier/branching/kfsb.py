@@ -17,14 +17,16 @@ from verifier.branching import NEURONS
 from verifier.branching.babsr import babsr_score, gap_score
 from verifier.branching.view import View, best
 
-TRIED = 3  # candidates from each score
+MOST, LEAST = 16, 6  # candidates from each score: many near the root, where a good split counts for all below
+TRIALS = 2048  # children tried at once while more than `LEAST` candidates are looked at
 
 
 @NEURONS.add("kfsb")
 def kfsb(v: View, count: int) -> Tensor:
     """(N, count) columns, the best tried one first."""
     scores = (babsr_score(v), gap_score(v))
-    candidates = _first_of(torch.cat([best(s, v.free, TRIED) for s in scores], 1), 2 * TRIED)
+    each = max(LEAST, min(MOST, TRIALS // (4 * max(1, len(v.free)))))
+    candidates = _first_of(torch.cat([best(s, v.free, each) for s in scores], 1), 2 * each)
     bounds = v.trial(candidates)
     score = v.score.unsqueeze(1).to(bounds.dtype)
     gain = (bounds.clamp(max=0) - score.unsqueeze(-1)).clamp(min=0)

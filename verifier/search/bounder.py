@@ -16,9 +16,11 @@ from torch import Tensor
 from verifier.bounds.certify import Certifier
 from verifier.bounds.chunks import workers
 from verifier.bounds.crown import Trace
-from verifier.bounds.dual import ColumnLines, Multipliers, Optimised, Pass, Relaxation, Settings, Start, optimise
+from verifier.bounds.dual import Optimised, Settings, optimise
 from verifier.bounds.program import Program
+from verifier.bounds.relaxation import ColumnLines, Multipliers, Relaxation, Start
 from verifier.bounds.targets import Targets
+from verifier.bounds.walk import Pass
 from verifier.branching.view import View
 from verifier.ops.base import size
 from verifier.search.cases import Cases

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds.dual import Multipliers, Splits
+from verifier.bounds.relaxation import Multipliers, Splits
 from verifier.search.domains import Arrays
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from verifier.bounds.dual import Multipliers, Pass, Relaxation, Splits, Start
+from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start
+from verifier.bounds.walk import Pass
 from verifier.ops.base import size
 from verifier.search.bounder import Bounder
 from verifier.search.cases import Cases

@@ -33,9 +33,9 @@ from verifier.search.leaves import certified, solve_leaf
 PREFERRED = 6  # columns remembered per case, for splits of several levels
 FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
 TIGHTENING_SHARE = 0.2  # of the time that is left
-FEW = 64  # up to so many children, several levels are split at once
+FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
-ROUND = Settings(steps=12, alpha_rate=0.3, beta_rate=0.4, decay=0.9, patience=12)
+ROUND = Settings(steps=10, alpha_rate=0.2, beta_rate=0.4, decay=0.9, patience=10)
 
 
 class NeuronSearch(Search):

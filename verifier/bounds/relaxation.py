@@ -1,6 +1,6 @@
 """What a region's domains share, and what tells them apart: the terms in which dual bounds are computed.
 
-A `Relaxation` lays the unstable entries of all nonlinear steps side by side as columns, with the lines of the root; other
+A `Relaxation` lays the unstable entries of all nonlinear steps side by side as columns, with the root lines; other
 entries keep one line for all domains. A domain adds `Splits` sign (z_j - p) >= 0 of columns, which make the lines of
 these columns exact, and `Multipliers`. Rows begin as a `Start`.
 

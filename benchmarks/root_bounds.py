@@ -70,10 +70,10 @@ def one(model: str, prop: str, dtype, regions: int, seen: dict) -> dict:
 
     from verifier.bounds import METHODS
     from verifier.bounds.chunks import limits
+    from verifier.bounds.interval import outward
     from verifier.bounds.program import Program
     from verifier.net.load import load_network
     from verifier.problem import compile_problem
-    from verifier.search.domains import outward
     from verifier.spec.parse import parse_property
 
     if model not in seen:

@@ -42,12 +42,19 @@ class BranchingConfig:
     """How a domain is split."""
 
     method: str = setting("sensitivity", "branching heuristic", basic=True, choices=("sensitivity", "widest"))
+    neurons: str = setting("kfsb", "heuristic that picks the neuron to split", choices=("babsr", "gap", "kfsb"))
 
 
 @dataclass(frozen=True)
 class SearchConfig:
     """The branch-and-bound loop."""
 
+    split: str = setting(
+        "auto",
+        "what is split: input dimensions, neurons at their kinks, or what the problem's size suggests",
+        basic=True,
+        choices=("auto", "input", "neurons"),
+    )
     batch: int = setting(4096, "domains bounded in one round", basic=True, low=1)
     memory_gib: float = setting(
         0.0, "memory the search may take in GiB; 0 takes half of what the device has free", basic=True, low=0.0

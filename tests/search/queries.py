@@ -72,7 +72,15 @@ def settings(method="crown", heuristic="sensitivity", rounds=0, batch=256, attac
 
 
 def search(
-    network, q: Query, config: Config, confirm=None, dtype=torch.float32, seconds=20.0, memory=1 << 30, trusted=True
+    network,
+    q: Query,
+    config: Config,
+    confirm=None,
+    dtype=torch.float32,
+    seconds=20.0,
+    memory=1 << 30,
+    trusted=True,
+    kind=Search,
 ) -> Outcome:
     problem = compile_problem(network, q)
     program = Program(problem.network, dtype, "cpu")
@@ -80,4 +88,4 @@ def search(
     confirm = judge(problem, network) if confirm is None else confirm
     attack = Attack(program, targets, config.seed)
     parts = Parts(problem, program, targets, attack, confirm, limits(torch.device("cpu")), memory, trusted)
-    return Search(parts, config, Deadline.after(seconds), silent).run()
+    return kind(parts, config, Deadline.after(seconds), silent).run()

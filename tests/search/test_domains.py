@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verifier.bounds.interval import outward
 from verifier.bounds.targets import Picked, best_rows
-from verifier.search.domains import Domains, Pool, outward, split
+from verifier.search.domains import Domains, Pool, split
 
 INF = float("inf")
 DTYPES = st.sampled_from([torch.float32, torch.float64])

@@ -81,12 +81,12 @@ def step_back(trace: Trace, k: int, rows: Rows, count: int) -> None:
         _collect(trace, rows, k, a)
         parts = step.op.adjoint(a)
     elif isinstance(step.op, Joint):
-        parts = _enclosed(trace, rows, k, a, count)
+        parts = _enclosed(trace, rows, k, a)
     else:
         parts = (_relaxed(trace, rows, k, a, count),)
     for i, part in zip(step.inputs, parts):
         if trace.program.reads[i] > 1 and isinstance(step.op, Affine) and k not in trace.rounding:
-            _charge(trace, rows, part, trace.product_weight(i))  # its addition to the others rounds
+            charge_for(trace, rows, part, trace.product_weight(i))  # its addition to the others rounds
         rows.live[i] = rows.live[i] + part if i in rows.live else part
 
 
@@ -96,12 +96,12 @@ def finish(trace: Trace, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor
     a = rows.live.pop(0, None)
     if a is None:
         a = rows.bias.new_zeros((domains * count, program.n_in))
-    _charge(trace, rows, a, trace.size_of(0) * program.sum_error)
+    charge_for(trace, rows, a, trace.size_of(0) * program.sum_error)
     charge = rows.charge * 1.01 + trace.underflow
     return a.reshape(domains, count, -1), rows.bias.reshape(domains, count), charge.reshape(domains, count)
 
 
-def _charge(trace: Trace, rows: Rows, a: Tensor, weight: Tensor) -> None:
+def charge_for(trace: Trace, rows: Rows, a: Tensor, weight: Tensor) -> None:
     """Adds |a| . weight to the charge."""
     rows.charge += dot(torch.abs(a, out=trace.scratch(a)).view(len(a), -1), weight)
 
@@ -111,7 +111,7 @@ def _collect(trace: Trace, rows: Rows, k: int, a: Tensor) -> None:
     if k in trace.offsets:
         rows.bias += dot(a.reshape(len(a), -1), trace.offsets[k])
     if k in trace.weights:
-        _charge(trace, rows, a, trace.weights[k])
+        charge_for(trace, rows, a, trace.weights[k])
 
 
 def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
@@ -133,24 +133,32 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
     out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
     i = trace.program.steps[k].inputs[0]
-    if not trace.covers(i):  # the step that made this value will not cover the product's rounding
-        _charge(trace, rows, out, trace.product_weight(i))
+    if k in trace.cuts or not trace.covers(i):  # the step that made this value will not cover the product's rounding
+        charge_for(trace, rows, out, trace.product_weight(i))
+    if k in trace.cuts:  # one row per domain: subtracts b sign (z - p) >= 0
+        cuts, weight = trace.cuts[k], trace.product_weight(i)
+        out.view(-1).index_add_(0, cuts.place, cuts.amount, alpha=-1)
+        owner, entry = cuts.place // weight.numel(), cuts.place % weight.numel()
+        rows.charge.index_add_(0, owner, cuts.amount.abs() * weight[entry])
+        rows.bias += cuts.bias
+        rows.charge.add_(cuts.mass, alpha=trace.program.sum_error)
     return out
 
 
-def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> tuple[Tensor, ...]:
+def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor) -> tuple[Tensor, ...]:
     """Puts planes in place of a joint step; a (N, *out) to (N, *in_i) for each of its inputs.
 
     The planes' weights bound |coefficient| |x| entry by entry, so what the products round is charged with them.
     """
     planes, n, program = trace.lines[k], a.shape[0], trace.program
     error = max(program.product_error(program.steps[k].op.terms), program.sum_error)
-    wide = a.reshape(trace.domains, count, *a.shape[1:])
+    domains = len(planes.lo_b)  # all domains may share the planes of one
+    wide = a.reshape(domains, -1, *a.shape[1:])
     pos, neg = wide.clamp(min=0), wide.clamp(max=0)
     # Of pos and neg one is 0 in every entry, so adding up both sides first rounds nothing.
-    flat_pos, flat_neg = pos.reshape(trace.domains, count, -1), neg.reshape(trace.domains, count, -1)
+    flat_pos, flat_neg = (t.reshape(domains, wide.shape[1], -1) for t in (pos, neg))
     offsets_and_weights = (planes.lo_b, planes.up_b, planes.lo_w, planes.up_w)
-    low, high, low_w, high_w = (t.reshape(trace.domains, 1, -1) for t in offsets_and_weights)
+    low, high, low_w, high_w = (t.reshape(domains, 1, -1) for t in offsets_and_weights)
     rows.bias += block_sum((flat_pos * low).addcmul_(flat_neg, high)).view(n)
     weighed = block_sum((flat_pos * low_w).addcmul_(flat_neg, high_w, value=-1)).view(n)
     rows.charge.add_(weighed, alpha=error)
@@ -199,7 +207,7 @@ def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
         zero = flat.new_zeros(len(flat))
         # The rows themselves were rounded once to the working precision: one more unit on every entry of y.
         start = Rows({trace.program.output: flat}, zero.clone(), zero.clone())
-        _charge(trace, start, flat, trace.product_weight(trace.program.output))
+        charge_for(trace, start, flat, trace.product_weight(trace.program.output))
         plane, bias, charge = backward(trace, trace.program.output, start, count)
         bias = bias - charge
         low = concretise(plane, l, u) + bias

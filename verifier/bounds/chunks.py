@@ -90,7 +90,7 @@ def bound_rows(
     if threads > 1 and len(l) >= 2 * threads:
         chunk = min(chunk, -(-len(l) // threads))
         try:
-            return _join(list(_workers(threads).map(one, [slice(at, at + chunk) for at in range(0, len(l), chunk)])))
+            return _join(list(workers(threads).map(one, [slice(at, at + chunk) for at in range(0, len(l), chunk)])))
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -127,11 +127,11 @@ def side_by_side(work: list[Callable[[], Tensor]], device: torch.device) -> list
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     if threads == 1 or len(work) < 2:
         return [piece() for piece in work]
-    return list(_workers(threads).map(lambda piece: piece(), work))
+    return list(workers(threads).map(lambda piece: piece(), work))
 
 
 @cache
-def _workers(count: int) -> ThreadPoolExecutor:
+def workers(count: int) -> ThreadPoolExecutor:
     """Threads that take a chunk each; inside, torch computes on that thread alone.
 
     Chunks are independent, so nobody waits for anybody, where threads inside one operation meet at a barrier after

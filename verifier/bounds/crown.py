@@ -87,6 +87,11 @@ class Tightener:
             by_crown(trace, value, loose, limit)
 
 
+def crown_trace(program: Program, l: Tensor, u: Tensor, limit: int) -> Trace:
+    """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes."""
+    return trace_values(program, l, u, limit, Tightener(program, l, u))
+
+
 @METHODS.add("crown")
 class Crown:
     """Intermediate boxes of loose entries and rows over the output, all by backward passes."""
@@ -103,4 +108,4 @@ class Crown:
 
     @staticmethod
     def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
-        return final_rows(trace_values(program, l, u, limit, Tightener(program, l, u)), rows, limit)
+        return final_rows(crown_trace(program, l, u, limit), rows, limit)

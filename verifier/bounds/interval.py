@@ -25,6 +25,13 @@ from verifier.ops.base import Affine, Move, gamma, size
 Box = tuple[Tensor, Tensor]
 
 
+def outward(x: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
+    """float64 values to `dtype`, rounded down (direction -1) or up (+1)."""
+    y = x.to(dtype)
+    wrong = y.double() > x if direction < 0 else y.double() < x
+    return torch.where(wrong, torch.nextafter(y, torch.full_like(y, direction * float("inf"))), y)
+
+
 def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor | None]:
     """l, u of a step from its inputs' boxes, and the magnitude (D, *shape) for affine steps that round (None
     elsewhere).

@@ -12,13 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import get_ident
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from verifier.bounds.interval import step_interval
+from verifier.bounds.interval import outward, step_interval
 from verifier.bounds.program import Program
 from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Planes, size
+
+
+class Cuts(NamedTuple):
+    """Splits sign (z_e - p) >= 0 that hold in their domain, times multipliers b >= 0: flat places (M,) of the entries e
+    in (D n,), amounts b sign (M,), and per domain the sums of b sign p and of their absolute values (D,), the latter
+    rounded up.
+    """
+
+    place: Tensor
+    amount: Tensor
+    bias: Tensor
+    mass: Tensor
 
 
 @dataclass
@@ -42,6 +55,8 @@ class Trace:
     product_weights: dict[int, Tensor] = field(default_factory=dict)
     # What products too small for the working precision may have lost, over all steps so far.
     underflow: float = 0.0
+    # Multipliers of splits by the step that reads the split values (see `verifier.bounds.certify`).
+    cuts: dict[int, Cuts] = field(default_factory=dict)
 
     @property
     def domains(self) -> int:
@@ -75,7 +90,7 @@ class Trace:
         return self.product_weights[value]
 
 
-def _count_underflow(trace: Trace, k: int) -> None:
+def count_underflow(trace: Trace, k: int) -> None:
     """Adds what step k may lose to underflow: every product is off by at most the smallest normal number.
 
     A coefficient sums at most `terms` products and acts on its input, |x| <= size; offsets and charges sum one product
@@ -106,7 +121,7 @@ def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Ti
                     tighten(trace, i, loose_entries(trace, i), limit)
         low, high, magnitude = step_interval(step, [trace.boxes[i] for i in step.inputs])
         trace.boxes.append((low, high))
-        _count_underflow(trace, k)
+        count_underflow(trace, k)
         if isinstance(step.op, Nonlinear):
             lines = trace.lines[k] = relax(trace, k)
             for offset, sign in ((lines.lo_b, -1), (lines.up_b, 1)) if isinstance(lines, Lines) else ():
@@ -117,6 +132,20 @@ def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Ti
                 trace.magnitudes[k] = magnitude.amax(0).reshape(-1)
             weigh(trace, k)
     return trace
+
+
+def known(old: Trace) -> Tighten:
+    """A `tighten` that takes the boxes of a trace over the same input box, possibly of another precision."""
+
+    def tighten(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
+        l, u = trace.boxes[value]
+        old_l, old_u = (outward(t.double(), l.dtype, sign) for t, sign in zip(old.boxes[value], (-1, 1)))
+        low, high = torch.maximum(l, old_l), torch.minimum(u, old_u)
+        crossed = low > high  # only rounding can make two valid boxes cross
+        trace.boxes[value] = (torch.where(crossed, l, low), torch.where(crossed, u, high))
+        trace.sizes.pop(value, None)
+
+    return tighten
 
 
 def weigh(trace: Trace, k: int) -> None:

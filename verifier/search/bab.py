@@ -27,6 +27,7 @@ from torch import Tensor
 
 from verifier.attack.pgd import Attack, Found
 from verifier.bounds.chunks import Limits, bound_rows
+from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
 from verifier.bounds.targets import Picked, Targets, best_rows
 from verifier.branching import HEURISTICS
@@ -34,7 +35,7 @@ from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.problem import Problem
 from verifier.result import Verdict, Witness
-from verifier.search.domains import Domains, Pool, outward, split
+from verifier.search.domains import Domains, Pool, split
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
@@ -365,6 +366,13 @@ class Search:
             self.stats["replays refused"] += 1
         self.seconds["replay"] += time.monotonic() - start
 
+    def _waiting(self) -> int:
+        return len(self.pool)
+
+    def _stuck(self) -> str:
+        kind = self.parts.program.dtype
+        return f"{self.unsplittable} boxes are as small as {kind} allows and neither refuted nor violated"
+
     def _outcome(self, done: bool) -> Outcome:
         count = f"{self.stats['domains']} domains bounded in {self.stats['rounds']} rounds"
         if self.witness is not None:
@@ -374,11 +382,10 @@ class Search:
         elif done:
             verdict, reason = (
                 Verdict.UNKNOWN,
-                f"{self.unsplittable} boxes are as small as {self.parts.program.dtype} allows and neither refuted "
-                f"nor violated; {count}; try --set precision=float64",
+                f"{self._stuck()}; {count}; try --set precision=float64",
             )
         elif self.deadline.passed():
-            verdict, reason = Verdict.TIMEOUT, f"{len(self.pool)} domains still open; {count}"
+            verdict, reason = Verdict.TIMEOUT, f"{self._waiting()} domains still open; {count}"
         else:
             verdict, reason = (
                 Verdict.UNKNOWN,

@@ -10,14 +10,40 @@ Symbols: D domains, m dimensions, K disjuncts of a region at most, P preferred d
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 
+class Arrays:
+    """Arrays of one length D, named by the dataclass that derives from this. `score` (D,) must be among them: lower is
+    further from refutation.
+    """
+
+    score: Tensor
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, index: Tensor | slice):
+        """The domains at an index or mask."""
+        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @classmethod
+    def join(cls, parts: list):
+        return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (getattr(self, f.name) for f in fields(self)))
+
+
+A = TypeVar("A", bound=Arrays)
+
+
 @dataclass
-class Domains:
-    """Arrays of one length D. `lower`, `upper` (D, m); `region` (D,); `open` (D, K) bool; `score` (D,) float64;
+class Domains(Arrays):
+    """Boxes: arrays of one length D. `lower`, `upper` (D, m); `region` (D,); `open` (D, K) bool; `score` (D,) float64;
     `prefer` (D, P) int64.
     """
 
@@ -28,29 +54,15 @@ class Domains:
     score: Tensor
     prefer: Tensor
 
-    def __len__(self) -> int:
-        return len(self.region)
 
-    def take(self, index: Tensor) -> Domains:
-        """The domains at an index or mask."""
-        return Domains(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    @staticmethod
-    def join(parts: list[Domains]) -> Domains:
-        return Domains(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Domains)))
-
-    def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (getattr(self, f.name) for f in fields(self)))
-
-
-class Pool:
+class Pool(Generic[A]):
     """Open domains waiting to be split, worst first; past half of `limit` bytes nearly done first, which empties the
     pool instead of widening it.
     """
 
     def __init__(self, limit: int):
         self.limit = limit
-        self.held: Domains | None = None
+        self.held: A | None = None
 
     def __len__(self) -> int:
         return 0 if self.held is None else len(self.held)
@@ -58,11 +70,11 @@ class Pool:
     def bytes(self) -> int:
         return 0 if self.held is None else self.held.bytes()
 
-    def add(self, domains: Domains) -> None:
+    def add(self, domains: A) -> None:
         if len(domains):
-            self.held = domains if self.held is None else Domains.join([self.held, domains])
+            self.held = domains if self.held is None else type(domains).join([self.held, domains])
 
-    def pop(self, count: int) -> Domains:
+    def pop(self, count: int) -> A:
         """Removes and returns up to `count` domains: those furthest from refutation, or the nearest when memory is
         short.
         """
@@ -72,12 +84,12 @@ class Pool:
             return held
         crowded = 2 * held.bytes() > self.limit
         chosen = torch.topk(held.score, count, largest=crowded, sorted=False).indices
-        rest = torch.ones(len(held), dtype=torch.bool, device=held.region.device)
+        rest = torch.ones(len(held), dtype=torch.bool, device=held.score.device)
         rest[chosen] = False
         self.held = held.take(rest)
         return held.take(chosen)
 
-    def worst(self, count: int) -> Domains:
+    def worst(self, count: int) -> A:
         """The `count` domains furthest from refutation, left in the pool."""
         chosen = torch.topk(self.held.score, min(count, len(self.held)), largest=False).indices
         return self.held.take(chosen)
@@ -104,10 +116,3 @@ def split(domains: Domains, levels: int) -> tuple[Domains, Tensor]:
         children = Domains.join([left, right])
         origin = torch.cat([origin, origin[can]])
     return children, whole
-
-
-def outward(x: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
-    """float64 values to `dtype`, rounded down (direction -1) or up (+1)."""
-    y = x.to(dtype)
-    wrong = y.double() > x if direction < 0 else y.double() < x
-    return torch.where(wrong, torch.nextafter(y, torch.full_like(y, direction * float("inf"))), y)

@@ -17,11 +17,14 @@ from verifier.bounds.program import Program
 from verifier.bounds.targets import Targets
 from verifier.config import Config
 from verifier.events import Deadline, Listener
+from verifier.ops.pointwise import ThroughZero
 from verifier.problem import Problem
 from verifier.result import UsageError, Verdict, Witness
 from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search
+from verifier.search.neurons import NeuronSearch
 
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
+MANY_DIMENSIONS = 20  # more than so many moving inputs are hardly split one by one
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
 
 
@@ -33,6 +36,7 @@ class Plan:
     dtype: torch.dtype
     device: torch.device
     unbounded: tuple[str, ...]  # operators without bounds
+    neurons: bool  # split neurons, not input dimensions
     reasons: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -55,6 +59,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     asked = {"float32": torch.float32, "float64": torch.float64}
     dtype = asked.get(config.precision, torch.float64 if model == np.float64 else torch.float32)
     program = Program(problem.network, dtype, device)
+    neurons = False
     unbounded = tuple(sorted({s.node.kind for s in program.without_bounds()}))
     why = "as configured" if config.precision in asked else f"the model is written in {model}"
     reasons = [
@@ -70,15 +75,29 @@ def plan(problem: Problem, config: Config) -> Plan:
     if unbounded:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
     else:
+        neurons, why = _splits_neurons(program, config)
         bounds = config.bounds.method
         if bounds == "auto":
             few = program.n_in <= FEW_DIMENSIONS
             bounds = f"crown{', or forward planes if a probe shows that they close more per second' if few else ''}"
-        reasons.append(
-            f"search: input splitting by {config.branching.method}, bounds by {bounds}, "
-            f"up to {config.search.batch} domains a round"
-        )
-    return Plan(program, dtype, device, unbounded, tuple(reasons))
+        if neurons:
+            how = f"neuron splitting by {config.branching.neurons}, bounds by crown, then optimised dual bounds"
+        else:
+            how = f"input splitting by {config.branching.method}, bounds by {bounds}"
+        reasons.append(f"search: {how}, up to {config.search.batch} domains a round ({why})")
+    return Plan(program, dtype, device, unbounded, neurons, tuple(reasons))
+
+
+def _splits_neurons(program: Program, config: Config) -> tuple[bool, str]:
+    """Whether to split neurons, and why."""
+    kinks = sorted({s.node.kind for s in program.steps[1:] if isinstance(s.op, ThroughZero)})
+    if config.search.split != "auto" and (kinks or config.search.split == "input"):
+        return config.search.split == "neurons", "as configured"
+    if not kinks:
+        return False, "no operator has a kink to split at"
+    if program.n_in > MANY_DIMENSIONS:
+        return True, f"{program.n_in} dimensions move, and {', '.join(kinks)} can be split"
+    return False, f"only {program.n_in} dimensions move"
 
 
 def solve(
@@ -110,7 +129,8 @@ def solve(
         return Search(parts, config, deadline.sooner(ATTACK_ONLY_SECONDS), listener).attack_only(
             plan.unbounded, deadline
         )
-    return Search(parts, config, deadline, listener).run()
+    search = NeuronSearch if plan.neurons else Search
+    return search(parts, config, deadline, listener).run()
 
 
 def trusts_float32(program: Program) -> bool:

@@ -1,0 +1,106 @@
+"""The search over neuron splits on small problems with known answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from handmade import dense, exact, random_dense
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from queries import query, refuse, search, settings
+from test_true_minima import minimiser
+from test_whole_searches import planted
+
+from verifier.bounds.certify import Certifier
+from verifier.branching import NEURONS
+from verifier.result import Verdict
+from verifier.search import bounder, neurons
+from verifier.search.neurons import NeuronSearch
+
+NEURONS.load()
+HEURISTICS = sorted(NEURONS)
+
+
+def config(heuristic="kfsb", rounds=0, attack="none", batch=64):
+    c = settings(rounds=rounds, attack=attack, batch=batch)
+    return replace(c, branching=replace(c.branching, neurons=heuristic))
+
+
+@pytest.mark.parametrize("heuristic", HEURISTICS)
+@examples(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31))
+def test_a_planted_counterexample_is_never_denied(heuristic, seed):
+    network, q, x, y = planted(seed)
+    dtype = torch.float64 if seed % 3 == 0 else torch.float32
+    for confirm in (None, refuse):
+        outcome = search(network, q, config(heuristic, rounds=8), confirm, dtype, seconds=1.0, kind=NeuronSearch)
+        assert outcome.verdict != Verdict.UNSAT
+        if outcome.verdict == Verdict.SAT:
+            assert q.holds(outcome.witness.x, outcome.witness.y) >= 0
+
+
+@pytest.mark.parametrize("how", ("bounds too high", "a child lost", "leaves waved through"))
+def test_a_search_that_goes_wrong_is_noticed(how, monkeypatch):
+    if how == "bounds too high":
+        right = Certifier.bounds
+        monkeypatch.setattr(Certifier, "bounds", lambda *a: right(*a) + 0.5)
+        monkeypatch.setattr(bounder, "optimise", lambda *a, f=bounder.optimise: _raised(f(*a)))
+    elif how == "a child lost":
+        whole = neurons.split
+        monkeypatch.setattr(neurons, "split", lambda *a: (c := whole(*a)).take(slice(0, max(1, len(c) // 2))))
+    else:
+        monkeypatch.setattr(neurons, "certified", lambda *a: True)
+        solve = neurons.solve_leaf
+        monkeypatch.setattr(neurons, "solve_leaf", lambda *a: (s := solve(*a)) and replace(s, t=1.0))
+    denied = 0
+    for seed in range(40):
+        network, q, _, _ = planted(seed)
+        outcome = search(network, q, config(rounds=200), refuse, torch.float64, seconds=0.5, kind=NeuronSearch)
+        denied += outcome.verdict == Verdict.UNSAT
+    assert denied
+
+
+def _raised(found):
+    found.lb += 0.5
+    return found
+
+
+@pytest.mark.parametrize("heuristic", HEURISTICS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_what_holds_with_room_is_proved_and_what_does_not_is_found(heuristic, dtype):
+    """The true minimum m of a row comes from enumeration: `row <= m - room` is unsat and `row <= m + room` is sat."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        sizes = ((3, 5, 4, 2), (2, 6, 3), (4, 7, 2))[seed % 3]
+        pairs = list(zip(sizes[:-1], sizes[1:]))
+        weights = [(rng.normal(size=p) / np.sqrt(p[0])).astype(np.float32).astype(float) for p in pairs]
+        biases = [(0.3 * rng.normal(size=n)).astype(np.float32).astype(float) for n in sizes[1:]]
+        network, m, p = dense(weights, biases), sizes[0], sizes[-1]
+        l, u = -np.ones(m), np.ones(m)
+        row = rng.normal(size=p).astype(np.float32).astype(float)
+        x = minimiser(weights, biases, l, u, row)
+        least = float(sum(c * v for c, v in zip(row, exact(network, x))))
+        for room, verdict in ((1e-3, Verdict.UNSAT), (-1e-3, Verdict.SAT)):
+            rows = [({m + j: float(row[j]) for j in range(p)}, -(least - room))]
+            # A second row that holds everywhere: the weights must find the one that counts.
+            rows.append(({m: 1.0}, -10.0))
+            q = query(m, p, [(l, u)], [(0, rows)])
+            outcome = search(network, q, config(heuristic), None, dtype, kind=NeuronSearch)
+            assert outcome.verdict == verdict, (seed, room, outcome)
+
+
+def test_every_region_is_looked_at():
+    rng = np.random.default_rng(5)
+    network = random_dense(rng, (2, 4, 4, 1))
+    y = lambda x: float(exact(network, np.asarray(x))[0])
+    centre = [(0.0, 0.0), (3.0, 3.0), (-4.0, 2.0)]
+    regions = [(np.array(c) - 0.125, np.array(c) + 0.125) for c in centre]
+    for there in range(3):
+        disjuncts = [(r, [({2: 1.0}, -y(centre[r]) - 0.01 if r == there else 100.0)]) for r in range(3)]
+        q = query(2, 1, regions, disjuncts)
+        assert search(network, q, config(), refuse, kind=NeuronSearch).verdict == Verdict.UNKNOWN
+        assert search(network, q, config(), None, kind=NeuronSearch).verdict == Verdict.SAT

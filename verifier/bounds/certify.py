@@ -1,0 +1,132 @@
+"""Evaluates multipliers with the error terms of `verifier.bounds.backward`: what turns a hint into a proof.
+
+A domain is a region's box cut by splits sign (z_e - p) >= 0; its row is the weighted sum of a disjunct's rows. Given
+any slopes, multipliers and weights, one backward pass yields a bound that holds in real arithmetic for every input of
+the region that satisfies the splits, because
+
+* the lines of an unstable neuron are drawn on its root box cut by the domain's splits: a lower slope is clamped to the
+  range where it is sound without offset (convex functions through 0), everything else is the operator's own `relax`;
+* lines of other entries are the root's, valid on all of the region;
+* b sign (z_e - p) >= 0 holds in the domain for b >= 0 (negative b are set to 0), so subtracting it can only lower the
+  row;
+* weights are >= 0 (negative ones are set to 0), and if all rows of the disjunct were <= 0 so were the sum.
+
+Rounding is charged as in `verifier.bounds.backward`: magnitudes, sizes and constants of the root bound those of every
+domain. The pass may run in a finer precision than the root did: the root's boxes and lines are exact numbers, and its
+magnitudes, rounded by less than a percent, enter the charge only.
+
+Symbols: N domains, K columns, P splits, S rows of the disjunct, p outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import Rows, backward, charge_for, concretise
+from verifier.bounds.program import Program
+from verifier.bounds.relaxation import Multipliers, Relaxation, Splits
+from verifier.bounds.trace import Cuts, Trace, count_underflow, weigh
+from verifier.ops.base import Affine, Joint, Lines
+
+
+class Certifier:
+    """Evaluates domains of one region in the precision of `program` (the relaxation's own, or a finer one)."""
+
+    def __init__(self, relaxation: Relaxation, program: Program):
+        self.r, self.program = relaxation, program
+        root, dtype = relaxation.trace, program.dtype
+        self.base = Trace(program, [(l.to(dtype), u.to(dtype)) for l, u in root.boxes])
+        self.base.magnitudes = {k: t.to(dtype) for k, t in root.magnitudes.items()}
+        for k in range(len(root.boxes)):
+            self.base.sizes[k] = root.size_of(k).to(dtype)
+        for k in range(1, len(root.boxes)):
+            step = program.steps[k]
+            count_underflow(self.base, k)
+            if isinstance(step.op, Affine):
+                weigh(self.base, k)
+            elif isinstance(step.op, Joint):
+                self.base.lines[k] = step.op.relax(*(self.base.boxes[i] for i in step.inputs))
+            else:
+                self.base.lines[k] = Lines(*(None if t is None else t.to(dtype) for t in root.lines[k]))
+
+    def bounds(self, rows: Tensor, const: Tensor, splits: Splits, m: Multipliers) -> Tensor:
+        """Lower bounds (N,) float64 of the weighted rows (N, S, p) + const (N, S) float64; -inf if nothing is known."""
+        lower, upper = splits.boxes(self.r.lower, self.r.upper)
+        dtype, weights = self.program.dtype, m.weights.clamp(min=0)
+        trace = self._trace(lower, upper, splits, m)
+        w = torch.nan_to_num(weights.to(dtype), nan=0.0, posinf=0.0)
+        terms = rows.to(dtype) * w.unsqueeze(-1)
+        zero = terms.new_zeros(len(terms))
+        start = Rows({self.program.output: terms.sum(1)}, zero, zero.clone())
+        weight = trace.size_of(self.program.output) * self.program.product_error(rows.shape[1] + 1)
+        charge_for(trace, start, terms.abs().sum(1), weight)
+        parts = const.double() * w.double()
+        slack = (rows.shape[1] + 2) * torch.finfo(torch.float64).eps * parts.abs().sum(1)
+        return self._finish(trace, self.program.output, start).double() + parts.sum(1) - slack
+
+    def seeded(self, start: Rows, top: int, m: Multipliers) -> Tensor:
+        """Lower bounds (N,) of rows that stand on values up to `top`, on all of the region."""
+        none = Splits.none(len(m.alpha), m.alpha)
+        return self._finish(self._trace(*none.boxes(self.r.lower, self.r.upper), none, m), top, start)
+
+    def _finish(self, trace: Trace, top: int, start: Rows) -> Tensor:
+        plane, bias, charge = backward(trace, top, start, 1)
+        low = (concretise(plane, *trace.boxes[0]) + bias - charge).squeeze(1)
+        return torch.where(torch.isfinite(low), low, -float("inf"))
+
+    def _trace(self, lower: Tensor, upper: Tensor, splits: Splits, m: Multipliers) -> Trace:
+        """The root's trace with the domains' lines and cuts in place."""
+        base, n, dtype = self.base, len(lower), self.program.dtype
+        l, u = base.boxes[0]
+        trace = Trace(self.program, [(l.expand(n, -1), u.expand(n, -1))])
+        trace.weights, trace.offsets, trace.sizes = base.weights, base.offsets, base.sizes
+        trace.product_weights, trace.rounding = base.product_weights, base.rounding
+        trace.underflow = base.underflow
+        trace.lines = {k: t for k, t in base.lines.items() if k not in self.r.sites}
+        amount = torch.nan_to_num(m.beta.clamp(min=0), nan=0.0, posinf=0.0).to(dtype) * splits.sign.to(dtype)
+        for k, site in self.r.sites.items():
+            c = site.cut
+            cl, cu = lower[:, c].to(dtype), upper[:, c].to(dtype)
+            lines = self.program.steps[k].op.relax(cl, cu)
+            lo_a, lo_b, up_a, up_b = lines
+            if site.convex:
+                crossing = (cl < 0) & (cu > 0)
+                alpha = torch.nan_to_num(m.alpha[:, c].to(dtype), nan=site.least).clamp(site.least, site.most)
+                lo_a = torch.where(crossing, alpha, lo_a)
+                lo_b = None if lo_b is None else torch.where(crossing, 0.0, lo_b)
+            trace.lines[k] = self._widen(k, n, Lines(lo_a, lo_b, up_a, up_b))
+            if splits.column.shape[1]:
+                self._cut(trace, k, splits, amount)
+        return trace
+
+    def _widen(self, k: int, n: int, lines: Lines) -> Lines:
+        """Lines (N, k) of a step's columns put among the root's lines of its other entries: (N, n) each."""
+        index = self.r.sites[k].index
+        if index is None:
+            return lines
+        whole = []
+        for root, mine in zip(self.base.lines[k], lines):
+            if root is None and mine is None:
+                whole.append(None)
+                continue
+            width = self.base.lines[k].lo_a.numel()
+            full = mine.new_zeros((n, width)) if root is None else root.reshape(1, -1).expand(n, -1).clone()
+            full[:, index] = 0.0 if mine is None else mine
+            whole.append(full)
+        return Lines(*whole)
+
+    def _cut(self, trace: Trace, k: int, splits: Splits, amount: Tensor) -> None:
+        site, column = self.r.sites[k], splits.column
+        c = site.cut
+        row, j = torch.nonzero((column >= c.start) & (column < c.stop) & (amount != 0), as_tuple=True)
+        if not len(row):
+            return
+        entry = column[row, j] - c.start
+        entry = entry if site.index is None else site.index[entry]
+        width = self.base.lines[k].lo_a.numel()
+        terms = amount[row, j] * splits.point[row, j].to(amount.dtype)
+        zero = amount.new_zeros(len(column))
+        bias = zero.index_add(0, row, terms)
+        mass = zero.index_add(0, row, terms.abs()) * (1 + splits.column.shape[1] * 4 * torch.finfo(amount.dtype).eps)
+        trace.cuts[k] = Cuts(row * width + entry, amount[row, j], bias, mass)

@@ -1,0 +1,207 @@
+"""What a region's domains share, and what tells them apart: the terms in which dual bounds are computed.
+
+A `Relaxation` lays the unstable entries of all nonlinear steps side by side as columns, with the root lines; other
+entries keep one line for all domains. A domain adds `Splits` sign (z_j - p) >= 0 of columns, which make the lines of
+these columns exact, and `Multipliers`. Rows begin as a `Start`.
+
+Symbols: N domains, K columns, k columns of one step, n entries of a step, P splits, S rows, p outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.trace import Trace
+from verifier.ops.base import Joint
+from verifier.ops.pointwise import ThroughZero
+
+
+@dataclass(frozen=True)
+class Site:
+    """The unstable entries of one nonlinear step, and the lines of its other entries (where both lines are one)."""
+
+    step: int
+    value: int  # what the step reads
+    index: Tensor | None  # (k,) flat entries, or None for all of them
+    cut: slice  # their columns
+    keep: Tensor  # (n,) slopes of all entries at the root
+    shift: Tensor | None  # (n,) offsets of the stable ones, or None where all are zero; zero at unstable entries
+    convex: bool  # lower slopes between `least` and `most` are sound without offset: the function is convex, through 0
+    least: float
+    most: float
+
+
+class Relaxation:
+    """What all domains of a region share: the program and the root's boxes and lines (`trace` of one domain)."""
+
+    def __init__(self, trace: Trace):
+        self.trace, self.program = trace, trace.program
+        self.sites: dict[int, Site] = {}
+        lower, upper, at = [], [], 0
+        for k in sorted(trace.lines):
+            step = self.program.steps[k]
+            if isinstance(step.op, Joint):
+                continue
+            site = self._site(k, at)
+            self.sites[k] = site
+            at = site.cut.stop
+            l, u = (t.reshape(-1) for t in trace.boxes[site.value])
+            lower.append(l if site.index is None else l[site.index])
+            upper.append(u if site.index is None else u[site.index])
+        empty = trace.boxes[0][0].new_zeros(0)
+        self.width = at
+        self.lower = torch.cat([empty, *lower])
+        self.upper = torch.cat([empty, *upper])
+        self.alpha, self.up_a, self.up_b, self.lo_b, self.least, self.most, self.left, self.right = (
+            torch.cat([empty, *parts]) for parts in zip(*map(self._root_lines, self.sites.values()))
+        ) if self.sites else (empty,) * 8
+        self.shifted = bool((self.lo_b != 0).any())
+        self.splittable = (self.lower < 0) & (self.upper > 0) & (self.left < self.right)
+
+    def _root_lines(self, site: Site) -> tuple[Tensor, ...]:
+        """Per column: default lower slope, upper slope and offset, lower offset, range of the lower slope, and the
+        slopes left and right of the kink (equal where there is none to split at).
+        """
+        step, (lo_a, lo_b, up_a, up_b) = self.program.steps[site.step], self.trace.lines[site.step]
+        lo_a, up_a = self._flat(lo_a, site), self._flat(up_a, site)
+        lo_b, up_b = (torch.zeros_like(lo_a) if t is None else self._flat(t, site) for t in (lo_b, up_b))
+        if not site.convex:
+            zero = torch.zeros_like(lo_a)
+            return lo_a, up_a, up_b, lo_b, lo_a, lo_a, zero, zero
+        left, right = (torch.full_like(lo_a, float(v)) for v in step.op.slopes)
+        crossing = (self._flat(self.trace.boxes[site.value][0], site) < 0) & (
+            self._flat(self.trace.boxes[site.value][1], site) > 0
+        )
+        lo_b = torch.where(crossing, 0.0, lo_b)
+        least, most = torch.where(crossing, left, lo_a), torch.where(crossing, right, lo_a)
+        return lo_a, up_a, up_b, lo_b, least, most, left, right
+
+    def _flat(self, t: Tensor, site: Site) -> Tensor:
+        t = t.reshape(-1)
+        return t if site.index is None else t[site.index]
+
+    def _site(self, k: int, at: int) -> Site:
+        trace, step = self.trace, self.program.steps[k]
+        lines = trace.lines[k]
+        value = step.inputs[0]
+        loose = step.op.loose(*trace.boxes[value]).reshape(-1)
+        index = torch.nonzero(loose).squeeze(1)
+        count = len(index)
+        keep = lines.lo_a.reshape(-1)
+        shift = None
+        if lines.lo_b is not None:
+            shift = torch.where(loose, 0.0, lines.lo_b.reshape(-1))
+            shift = shift if bool((shift != 0).any()) else None
+        convex = isinstance(step.op, ThroughZero) and step.op.slopes[0] <= step.op.slopes[1]
+        least, most = (step.op.slopes[0], step.op.slopes[1]) if convex else (0.0, 0.0)
+        whole = 2 * count > len(loose)  # picking most columns costs more than taking all
+        if whole:
+            index, count, shift = None, len(loose), None
+        return Site(k, value, index, slice(at, at + count), keep, shift, convex, float(least), float(most))
+
+    def project(self, alpha: Tensor, lines: ColumnLines) -> None:
+        """Moves lower slopes (N, K) into their ranges, in place."""
+        torch.clamp(alpha, self.least, self.most, out=alpha)
+        lines.pin(alpha)
+
+    def lines(self, splits: Splits) -> ColumnLines:
+        """Lines of all columns in domains with the given splits: the root's, exact where a column was split."""
+        n = len(splits.column)
+        up_a, up_b = (t.expand(n, -1).clone() for t in (self.up_a, self.up_b))
+        row, j = torch.nonzero(splits.column >= 0, as_tuple=True)
+        column = splits.column[row, j]
+        slope = torch.where(splits.sign[row, j] > 0, self.right[column], self.left[column])
+        at = row * self.width + column
+        up_a.view(-1)[at], up_b.view(-1)[at] = slope, 0.0
+        return ColumnLines(up_a, up_b, at, slope)
+
+
+@dataclass
+class ColumnLines:
+    """Upper lines (N, K); `at`: flat places of split columns in (N, K), where the lower slope is `slope` as well."""
+
+    up_a: Tensor
+    up_b: Tensor
+    at: Tensor
+    slope: Tensor
+
+    def pin(self, alpha: Tensor) -> None:
+        """Sets the lower slopes of split columns."""
+        if len(self.at):
+            alpha.view(-1)[self.at] = self.slope
+
+    def take(self, index: Tensor) -> ColumnLines:
+        """The lines of some domains (N',)."""
+        n, k = self.up_a.shape
+        new = torch.full((n,), -1, dtype=torch.int64, device=index.device)
+        new[index] = torch.arange(len(index), device=index.device)
+        row = new[self.at // k]
+        mine = row >= 0
+        at = row[mine] * k + self.at[mine] % k
+        return ColumnLines(self.up_a[index], self.up_b[index], at, self.slope[mine])
+
+
+@dataclass
+class Splits:
+    """Splits sign (z_column - point) >= 0 of N domains, (N, P) each; column -1 where a domain has fewer."""
+
+    column: Tensor
+    sign: Tensor
+    point: Tensor
+
+    @staticmethod
+    def none(count: int, like: Tensor) -> Splits:
+        empty = like.new_zeros((count, 0))
+        return Splits(empty.long(), empty, empty.clone())
+
+    def take(self, index: Tensor | slice) -> Splits:
+        return Splits(self.column[index], self.sign[index], self.point[index])
+
+    def boxes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (N, K) of all columns: the root's (K,) or the domains' own (N, K), cut by the splits."""
+        n = len(self.column)
+        l, u = lower.expand(n, lower.shape[-1]).clone(), upper.expand(n, upper.shape[-1]).clone()
+        for j in range(self.column.shape[1]):
+            at = torch.nonzero(self.column[:, j] >= 0).squeeze(1)
+            c, p, up = self.column[at, j], self.point[at, j], self.sign[at, j] > 0
+            l[at, c] = torch.where(up, torch.maximum(l[at, c], p), l[at, c])
+            u[at, c] = torch.where(up, u[at, c], torch.minimum(u[at, c], p))
+        return l, u
+
+
+@dataclass
+class Start:
+    """Where rows begin: coefficients by value (N, *shape) that no weights mix, or rows over the output.
+
+    `live`, `bias`: fixed rows standing on values up to `top`. Or `rows` (N, S, p), `const` (N, S) over the output,
+    mixed by weights (N, S) that are optimised too.
+    """
+
+    top: int
+    live: dict[int, Tensor] | None = None
+    bias: Tensor | None = None
+    rows: Tensor | None = None
+    const: Tensor | None = None
+
+    def take(self, index: Tensor) -> Start:
+        if self.rows is not None:
+            return Start(self.top, rows=self.rows[index], const=self.const[index])
+        return Start(self.top, {k: t[index] for k, t in self.live.items()}, self.bias[index])
+
+
+@dataclass
+class Multipliers:
+    """alpha (N, K), beta (N, P), weights (N, S)."""
+
+    alpha: Tensor
+    beta: Tensor
+    weights: Tensor
+
+    def take(self, index: Tensor | slice) -> Multipliers:
+        return Multipliers(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def clone(self) -> Multipliers:
+        return Multipliers(*(getattr(self, f.name).clone() for f in fields(self)))

@@ -1,0 +1,85 @@
+"""Domains of the neuron-splitting search: a region's box, one disjunct, and a list of neuron splits.
+
+Symbols: D domains, P splits at most, K columns (unstable neurons), S rows of a disjunct, C preferred columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.relaxation import Multipliers, Splits
+from verifier.search.domains import Arrays
+
+
+@dataclass
+class Cases(Arrays):
+    """`slot` (D,): the disjunct. Splits: `column`, `sign`, `point` (D, P), column -1 where there are fewer.
+    Multipliers: `alpha` (D, K) in half precision (any value is sound), `beta` (D, P), `weights` (D, S). `score` (D,)
+    float64: the bound. `prefer` (D, C): columns to split next, best first, -1 for none.
+    """
+
+    slot: Tensor
+    column: Tensor
+    sign: Tensor
+    point: Tensor
+    alpha: Tensor
+    beta: Tensor
+    weights: Tensor
+    score: Tensor
+    prefer: Tensor
+
+    @classmethod
+    def join(cls, parts: list[Cases]) -> Cases:
+        """One after another; split lists are padded to the longest."""
+        width = max(p.column.shape[1] for p in parts)
+        return super().join([p.padded(width) for p in parts])
+
+    def padded(self, width: int) -> Cases:
+        """The same with room for `width` splits at least."""
+        more = width - self.column.shape[1]
+        if more <= 0:
+            return self
+        pad = torch.nn.functional.pad
+        wide = {
+            "column": pad(self.column, (0, more), value=-1),
+            "sign": pad(self.sign, (0, more)),
+            "point": pad(self.point, (0, more)),
+            "beta": pad(self.beta, (0, more)),
+        }
+        return Cases(**{**self.__dict__, **wide})
+
+    @property
+    def splits(self) -> Splits:
+        return Splits(self.column, self.sign, self.point)
+
+    def multipliers(self, dtype: torch.dtype) -> Multipliers:
+        return Multipliers(self.alpha.to(dtype), self.beta.to(dtype), self.weights.to(dtype))
+
+
+def split(parents: Cases, levels: int) -> Cases:
+    """Splits every domain at its first `levels` preferred columns, as far as it has so many: the children cover it.
+
+    A domain without a preferred column comes back as it is.
+    """
+    depth = (parents.column >= 0).sum(1)
+    children = parents.padded(int(depth.max()) + levels)
+    for level in range(levels):
+        at = children.prefer[:, level]
+        can = at >= 0
+        two = torch.cat([torch.arange(len(children)), torch.nonzero(can).squeeze(1)])
+        first = len(children)
+        children = children.take(two)
+        place = (children.column >= 0).sum(1, keepdim=True)
+        column = children.prefer[:, level : level + 1]
+        real = column >= 0
+        place = torch.where(real, place, place.clamp(max=children.column.shape[1] - 1))
+        sign = torch.ones_like(children.sign[:, :1])
+        sign[first:] = -1
+        old = children
+        children = Cases(**old.__dict__)
+        children.column = old.column.scatter(1, place, torch.where(real, column, old.column.gather(1, place)))
+        children.sign = old.sign.scatter(1, place, torch.where(real, sign, old.sign.gather(1, place)))
+    return children

@@ -1,0 +1,124 @@
+"""The end of the tree: a case without an unstable neuron left is a linear program, and ends refuted or as a candidate.
+
+With every phase decided the network is affine on the case: rows R x + r of the disjunct, split values g_j x + h_j. The
+program
+
+    min t   such that   R x + r <= t,   -sign_j (g_j x + h_j - p_j) / scale_j <= t,   x in the box
+
+always has a solution. If t > 0 nothing in the case satisfies the disjunct, and the program's multipliers, weights of
+rows and betas of splits, are what `verifier.bounds.certify` evaluates: no solver's tolerance is trusted. If t <= 0, x
+satisfies everything as far as the solver can tell, with the most room: a candidate.
+
+Solved by HiGHS, through highspy or scipy, whichever is there. Symbols: P splits, S rows, m dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start
+from verifier.bounds.walk import Pass
+from verifier.ops.base import size
+from verifier.search.bounder import Bounder
+from verifier.search.cases import Cases
+
+
+@dataclass
+class Solved:
+    """`t` as the solver found it, x (m,), and multipliers of the rows (S,) and the splits (P,)."""
+
+    t: float
+    x: np.ndarray
+    weights: np.ndarray
+    beta: np.ndarray
+
+
+def solver():
+    """A function (a, b, lower, upper) -> (t, x, multipliers) for min t, a x + b <= t; or None if there is no solver."""
+    try:
+        from scipy.optimize import linprog
+    except ImportError:
+        return None
+
+    def solve(a: np.ndarray, b: np.ndarray, lower: np.ndarray, upper: np.ndarray):
+        m = len(lower)
+        cost = np.zeros(m + 1)
+        cost[m] = 1.0
+        matrix = np.concatenate([a, -np.ones((len(a), 1))], 1)
+        found = linprog(cost, matrix, -b, bounds=[*zip(lower, upper), (None, None)], method="highs")
+        if found.status != 0:
+            return None
+        return float(found.fun), found.x[:m], -found.ineqlin.marginals
+
+    return solve
+
+
+def affine_maps(r: Relaxation, splits: Splits, start: Start) -> tuple[np.ndarray, np.ndarray]:
+    """Planes (N, m) and constants (N,) of rows in a case whose neurons are all decided by its splits (1, P)."""
+    n = len(start.rows) if start.rows is not None else len(start.bias)
+    lines, alpha = r.lines(splits.take(torch.zeros(n, dtype=torch.int64))), r.alpha.expand(n, -1).clone()
+    r.project(alpha, lines)
+    walk = Pass(r, start, lines, Splits.none(n, alpha))
+    walk.backward(Multipliers(alpha, alpha.new_zeros((n, 0)), alpha.new_ones((n, 1))))
+    return walk.plane.double().numpy(), walk.bias.double().numpy()
+
+
+def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
+    """The program of one case (D = 1); None without a solver or a solution."""
+    solve = solver()
+    if solve is None:
+        return None
+    r, splits = bounder.relaxation, case.splits
+    rows, const = bounder.rows[case.slot[0]], bounder.const[case.slot[0]]
+    real = rows.abs().sum(1) > 0
+    real = real | (const != -1.0)
+    start = Start(r.program.output, rows=rows[real].unsqueeze(1), const=const[real].to(rows.dtype).unsqueeze(1))
+    plane, bias = affine_maps(r, splits, start)
+    planes, biases, scales, places = [plane], [bias], [np.ones(len(bias))], []
+    for j in torch.nonzero(case.column[0] >= 0).squeeze(1).tolist():
+        g, h = _split_value(bounder, splits, int(case.column[0, j]))
+        sign, point = float(case.sign[0, j]), float(case.point[0, j])
+        scale = max(np.abs(g).sum(), 1e-12)
+        planes.append(-sign * g / scale)
+        biases.append(-sign * (h - point) / scale)
+        scales.append(np.full(1, scale))
+        places.append(j)
+    l, u = (t[0].double().cpu().numpy() for t in r.trace.boxes[0])
+    found = solve(np.concatenate(planes), np.concatenate(biases), l, u)
+    if found is None:
+        return None
+    t, x, y = found
+    y = np.maximum(y, 0.0) / np.concatenate(scales)
+    weights, beta = np.zeros(len(real)), np.zeros(case.column.shape[1])
+    weights[real.numpy()] = y[: len(bias)]
+    beta[places] = y[len(bias) :]
+    return Solved(t, x, weights, beta)
+
+
+def _split_value(bounder: Bounder, splits: Splits, column: int) -> tuple[np.ndarray, np.ndarray]:
+    """The split neuron's value as a function of x: plane (1, m), constant (1,)."""
+    r = bounder.relaxation
+    site = next(s for s in r.sites.values() if s.cut.start <= column < s.cut.stop)
+    entry = column - site.cut.start
+    entry = entry if site.index is None else int(site.index[entry])
+    shape = r.program.shapes[site.value]
+    unit = r.alpha.new_zeros((1, size(shape)))
+    unit[0, entry] = 1.0
+    start = Start(site.value, live={site.value: unit.reshape(1, *shape)}, bias=r.alpha.new_zeros(1))
+    return affine_maps(r, splits, start)
+
+
+def certified(bounder: Bounder, case: Cases, solved: Solved) -> bool:
+    """Whether the multipliers refute the case, evaluated in float64 with its error."""
+    r = bounder.relaxation
+    m = Multipliers(
+        case.alpha.double(),
+        torch.from_numpy(solved.beta)[None].to(r.lower.device),
+        torch.from_numpy(solved.weights)[None].to(r.lower.device),
+    )
+    slot = case.slot
+    lb = bounder.certifier.bounds(bounder.fine_rows[slot], bounder.const[slot], case.splits, m)
+    return bool(torch.isfinite(lb[0]) & (lb[0] > 0))

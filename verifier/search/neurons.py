@@ -1,0 +1,250 @@
+"""Branch and bound over neuron splits: bound a batch of cases, drop what is refuted, split the most telling neuron of
+the rest, repeat.
+
+What makes `unsat` right. Every region starts with one case per disjunct; a case leaves only when its bound is positive
+as evaluated in float64 with its error (`verifier.bounds.certify`), and its two children cover it, since every z_j is
+<= 0 or >= 0. Multipliers, slopes, scores and heuristics only steer. Cases that neither a split nor an exact linear
+program can end are set aside, and then `unsat` is not said.
+
+Regions are taken one after the other: their intermediate boxes have nothing in common.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import final_rows
+from verifier.bounds.crown import crown_trace
+from verifier.bounds.dual import Settings
+from verifier.bounds.program import Program
+from verifier.bounds.targets import Picked, Targets
+from verifier.bounds.tighten import tightened
+from verifier.bounds.trace import Trace, known, trace_values
+from verifier.branching import NEURONS
+from verifier.config import Config
+from verifier.events import Deadline, Event, Listener
+from verifier.search.bab import Outcome, Parts, Search
+from verifier.search.bounder import Bounded, Bounder, tables
+from verifier.search.cases import Cases, split
+from verifier.search.domains import Domains, Pool
+from verifier.search.leaves import certified, solve_leaf
+
+PREFERRED = 6  # columns remembered per case, for splits of several levels
+FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
+TIGHTENING_SHARE = 0.2  # of the time that is left
+FINE_COST = 4.0  # the root in float64 against the root in float32, with something to spare
+FINE_SHARE = 0.2  # of the time that is left
+FEW = 16  # up to so many children, several levels are split at once
+ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
+ROUND = Settings(steps=10, alpha_rate=0.2, beta_rate=0.4, decay=0.9, patience=10)
+
+
+class NeuronSearch(Search):
+    """One run over one problem. Shares attacks, replays and the outcome with the search over input boxes."""
+
+    def __init__(self, parts: Parts, config: Config, deadline: Deadline, listener: Listener):
+        super().__init__(parts, config, deadline, listener)
+        self.heuristic = NEURONS.load()[config.branching.neurons]
+        self.cases: Pool[Cases] = Pool(parts.memory)
+        self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
+        self.seconds |= {"root": 0.0, "tightening": 0.0}
+
+    # --- the loop
+
+    def run(self) -> Outcome:
+        """Searches until an answer, the deadline, or the limit of rounds."""
+        self.fresh = self._regions()
+        self._attack(self.config.attack.share)
+        at = 0
+        while at < len(self.fresh) and self.witness is None and not self.deadline.passed():
+            if not self._region(at):
+                break
+            at += 1
+        return self._outcome(done=at >= len(self.fresh))
+
+    def _region(self, index: int) -> bool:
+        """Whether the region is done: all of its disjuncts refuted, but for what was set aside."""
+        begin = time.monotonic()
+        bounder = self._root(index)
+        rooted = time.monotonic()
+        self.seconds["root"] += rooted - begin
+        coarse = True
+        while len(self.cases):
+            if self.witness is not None or self.deadline.passed():
+                return False
+            if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
+                return False
+            if coarse and time.monotonic() - rooted > min(FIRST_LOOK, rooted - begin):
+                coarse, bounder = False, self._tighten(bounder, index)
+                continue
+            self._round_of(bounder, index)
+            if self.witness is None and len(self.cases):
+                self._attack(self.config.attack.share)
+        return self.witness is None
+
+    # --- the root
+
+    def _root(self, index: int) -> Bounder | None:
+        """Bounds the region as a whole; its open disjuncts become cases. None where that settles it."""
+        box, begin = self.fresh.take(slice(index, index + 1)), time.monotonic()
+        trace = crown_trace(self.parts.program, box.lower, box.upper, self.parts.limit.rows)
+        self.stats["domains"] += 1
+        if not self._refute(trace, index):
+            return None
+        spent = time.monotonic() - begin
+        if self.parts.program.dtype == torch.float32 and FINE_COST * spent < FINE_SHARE * self.deadline.left():
+            trace = self._refined(box, index)
+        return self._plant(trace, index)
+
+    def _refined(self, box: Domains, index: int) -> Trace:
+        """The root's boxes anew in float64, where rounding costs nothing: over many layers its charge grows until it
+        hides what the network does.
+        """
+        program, _ = self._in_float64()
+        trace = crown_trace(program, box.lower.double(), box.upper.double(), self.parts.limit.rows)
+        self._refute(trace, index)
+        return trace_values(self.parts.program, box.lower, box.upper, self.parts.limit.rows, known(trace))
+
+    def _refute(self, trace: Trace, index: int) -> bool:
+        """Closes the disjuncts of a region that rows bounded backward on a trace refute; whether any stays open."""
+        box = self.fresh.take(slice(index, index + 1))
+        targets = self.parts.targets if trace.program is self.parts.program else self._in_float64()[1]
+        picked = targets.pick(box.region, box.open)
+        lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
+        self.fresh.open[index] = box.open[0] & ~targets.refuted(picked, lb)[0]
+        return bool(self.fresh.open[index].any())
+
+    def _tighten(self, bounder: Bounder, index: int) -> Bounder | None:
+        """Optimises the intermediate boxes and starts the search of the disjuncts that are still open over on them."""
+        begin = time.monotonic()
+        slots = torch.unique(self.cases.pop(len(self.cases)).slot)
+        open = torch.zeros_like(self.fresh.open[index])
+        open[slots] = True
+        self.fresh.open[index] = open
+        budget = TIGHTENING_SHARE * self.deadline.left()
+        trace = tightened(bounder.relaxation.trace, self.parts.limit.rows, budget)
+        try:
+            return self._plant(trace, index)
+        finally:
+            self.seconds["tightening"] += time.monotonic() - begin
+
+    def _plant(self, trace: Trace, index: int) -> Bounder | None:
+        """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
+        targets = self.parts.targets
+        box = self.fresh.take(slice(index, index + 1))
+        picked = targets.pick(box.region, box.open)
+        lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
+        self.fresh.open[index] = box.open[0] & ~targets.refuted(picked, lb)[0]
+        slots = torch.nonzero(self.fresh.open[index]).squeeze(1)
+        if not len(slots):
+            return None
+        fine, fine_targets = self._in_float64()
+        bounder = Bounder(trace, tables(targets, fine_targets, int(box.region[0])), fine, self.heuristic)
+        self.listener(
+            Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
+        )
+        self._settle(bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED), bounder, index)
+        return bounder
+
+    def _in_float64(self) -> tuple[Program, Targets]:
+        if self.fine is None:
+            p, device = self.parts.problem, self.parts.program.device
+            self.fine = (Program(p.network, torch.float64, device), Targets(p, torch.float64, device))
+        return self.fine
+
+    # --- rounds
+
+    def _round_of(self, bounder: Bounder, index: int) -> None:
+        start = time.monotonic()
+        batch = max(2, self._batch())
+        parents = self.cases.pop(max(1, batch // 2))
+        levels = 1
+        while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, FEW):
+            levels += 1
+        children = split(parents, levels)
+        bounded = bounder.bound(children, ROUND, PREFERRED)
+        spent = time.monotonic() - start
+        now = len(children) / max(spent, 1e-6)
+        self.rate = 0.5 * (self.rate + now) if self.rate else now
+        self.seconds["bounds"] += spent
+        self.stats["domains"] += len(children)
+        self.stats["rounds"] += 1
+        self._settle(bounded, bounder, index)
+        self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.cases))
+        self.listener(
+            Event(
+                "search",
+                "round",
+                {
+                    "domains": self.stats["domains"],
+                    "waiting": len(self.cases),
+                    "per second": round(self.rate),
+                    "worst bound": float(self.cases.held.score.min()) if len(self.cases) else 0.0,
+                },
+            )
+        )
+
+    def _settle(self, bounded: Bounded, bounder: Bounder, index: int) -> None:
+        """Puts what stays open into the pool, and tries the minimisers as counterexamples."""
+        for name, value in bounded.figures.items():
+            self.stats[name] = self.stats.get(name, 0) + value
+        for name, value in bounded.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        kept = bounded.kept
+        if not len(kept):
+            return
+        region = self.fresh.region[index].expand(len(kept))
+        self._try(self.parts.attack.probe(bounded.x, region))
+        ended = kept.prefer[:, 0] < 0
+        if bool(ended.any()):
+            self._end(kept.take(ended), bounder, region[:1])
+            kept = kept.take(~ended)
+        self.cases.add(kept)
+
+    def _end(self, leaves: Cases, bounder: Bounder, region: Tensor) -> None:
+        """Decides cases that cannot be split any further by exact linear programs, one by one."""
+        for i in range(len(leaves)):
+            if self.witness is not None or self.deadline.passed():
+                self.unsplittable += len(leaves) - i
+                return
+            leaf = leaves.take(slice(i, i + 1))
+            self.stats["leaves"] += 1
+            solved = solve_leaf(bounder, leaf)
+            if solved is not None and solved.t > 0 and certified(bounder, leaf, solved):
+                continue
+            if solved is not None:
+                x = torch.from_numpy(solved.x)[None].to(region.device, self.parts.program.dtype)
+                self._try(self.parts.attack.probe(x, region))
+            if self.witness is None:
+                self.unsplittable += 1
+
+    def _waiting(self) -> int:
+        return len(self.cases)
+
+    def _stuck(self) -> str:
+        return f"{self.unsplittable} cases have no neuron left to split and are neither refuted nor violated"
+
+
+def _first(bounder: Bounder, slots: Tensor, picked: Picked, lb: Tensor) -> Cases:
+    """One case per open disjunct, starting from its best row alone."""
+    n, alpha = len(slots), bounder.relaxation.alpha
+    weights = alpha.new_zeros((n, bounder.rows.shape[1]))
+    for i, k in enumerate(slots.tolist()):
+        mine = torch.nonzero((picked.slot[0] == k) & picked.real[0]).squeeze(1)
+        weights[i, int(lb[0, mine].argmax()) if len(mine) else 0] = 1.0
+    empty = alpha.new_zeros((n, 0))
+    return Cases(
+        slots,
+        empty.long(),
+        empty,
+        empty.clone(),
+        alpha.expand(n, -1).half(),
+        empty.clone(),
+        weights,
+        torch.full((n,), -float("inf"), dtype=torch.float64, device=alpha.device),
+        torch.full((n, PREFERRED), -1, dtype=torch.int64, device=alpha.device),
+    )
+

@@ -74,23 +74,10 @@ def test_the_two_commands_come_first_and_exist():
 
 
 def operator_table() -> str:
-    """The operators that a model may use, by whether what they become has bounds: always, sometimes or never."""
-    from verifier.explain import operators
-    from verifier.ops import OPS
-    from verifier.ops.base import Opaque
+    from verifier.explain import support
 
-    OPS.load()
-    lists: dict[str, list[str]] = {"with bounds": [], "with bounds where linear": [], "without bounds": []}
-    for op, becomes in operators().items():
-        things = [OPS[kind] for kind in becomes]
-        if any(isinstance(t, type) and issubclass(t, Opaque) for t in things):
-            lists["without bounds"].append(f"`{op}`")
-        else:  # a function looks at the inputs and chooses among classes
-            word = "with bounds" if all(isinstance(t, type) for t in things) else "with bounds where linear"
-            lists[word].append(f"`{op}`")
-    return "\n".join(
-        ["| | operators |", "|---|---|", *(f"| {word} | {', '.join(ops)} |" for word, ops in lists.items())]
-    )
+    rows = [f"| {word} | {', '.join(f'`{op}`' for op in ops)} |" for word, ops in support().items() if ops]
+    return "\n".join(["| | operators |", "|---|---|", *rows])
 
 
 def with_tables(text: str) -> str:

@@ -321,14 +321,16 @@ def supports(argv: list[str]) -> int:
     """`verify supports`: what this build can do, one thing a line."""
     p = Parser(prog="verify supports", description="Says what this build can do.")
     one = p.add_mutually_exclusive_group(required=True)
-    one.add_argument("--onnx-operators", action="store_true", help="the ONNX operators that models may use")
+    one.add_argument("--onnx-operators", action="store_true", help="the ONNX operators that models may use, and whether they have bounds")
     one.add_argument("--name", action="store_true")
     one.add_argument("--version", action="store_true")
     args = p.parse_args(argv)
     if args.onnx_operators:
-        from verifier.explain import operators
+        from verifier.explain import support
 
-        print("\n".join(operators()))
+        found = sorted((op, word) for word, ops in support().items() for op in ops)
+        width = max(len(op) for op, _ in found)
+        print("\n".join(f"{op:<{width}}  {word}" for op, word in found))
     else:
         print("clipbab" if args.name else __version__)
     return 0

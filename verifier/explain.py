@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,6 +95,34 @@ def operators() -> dict[str, frozenset[str]]:
     }
     becomes |= {op: {op} for op in OPS.declared}
     return {op: frozenset(becomes[op]) for op in sorted(becomes) if onnx.defs.has(op)}
+
+
+def support() -> dict[str, list[str]]:
+    """The same operators by what can be proved about them: with bounds wherever they stand, with bounds at some places
+    (a function chooses by the inputs, and one of the classes it chooses from has none), without bounds.
+    """
+    OPS.load()
+    from verifier.ops.base import Opaque
+
+    lists: dict[str, list[str]] = {"with bounds": [], "with bounds at some places": [], "without bounds": []}
+    for op, becomes in operators().items():
+        chosen = [classes(OPS[kind]) for kind in becomes]
+        opaque = [[issubclass(c, Opaque) for c in cs] for cs in chosen]
+        if any(cs and all(cs) for cs in opaque):
+            lists["without bounds"].append(op)
+        else:
+            lists["with bounds at some places" if any(map(any, opaque)) else "with bounds"].append(op)
+    return lists
+
+
+def classes(thing: Any) -> list[type]:
+    """The operator classes that a registered thing is, or chooses from: read off the names that its code uses."""
+    from verifier.ops.base import Operator
+
+    if isinstance(thing, type):
+        return [thing]
+    named = (thing.__globals__.get(name) for name in thing.__code__.co_names)
+    return [c for c in named if isinstance(c, type) and issubclass(c, Operator) and c is not Operator]
 
 
 def _functions() -> Iterator[tuple[str, ast.FunctionDef]]:

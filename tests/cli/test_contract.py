@@ -111,7 +111,7 @@ def test_explain_says_what_it_is_and_what_would_be_done(verify):
         (["--version"], "clipbab 0."),
         (["--help"], "--results-file"),
         (["supports", "--name"], "clipbab"),
-        (["supports", "--onnx-operators"], "\nRelu\n"),
+        (["supports", "--onnx-operators"], "\nRelu "),
         (["settings"], "`bounds.method`"),
         (["check", "--help"], "WITNESS"),
     ],

@@ -1,4 +1,4 @@
-"""Functions of two operands that can be evaluated but not bounded yet: comparisons, logic, powers, extremes.
+"""Functions of two operands that can be evaluated but not bounded yet: comparisons, logic, extremes.
 
 Both operands depend on x or one is constant; they act entry by entry and broadcast as in numpy. Comparisons give truth
 values, which a Cast makes numbers.
@@ -13,14 +13,7 @@ from verifier.ops import OPS
 from verifier.ops.arithmetic import Entrywise
 from verifier.ops.base import Site
 
-
-def power(a: Tensor, b: Tensor) -> Tensor:
-    """a ** b in the type of a; powers of integers go through float64."""
-    return torch.pow(a, b.to(a.dtype)) if a.is_floating_point() else torch.pow(a.double(), b.double()).to(a.dtype)
-
-
 BINARY = {
-    "Pow": power,
     "Max": torch.maximum,
     "Min": torch.minimum,
     "Equal": torch.eq,
@@ -31,11 +24,10 @@ BINARY = {
     "And": torch.logical_and,
     "Or": torch.logical_or,
     "Xor": torch.logical_xor,
-    "PRelu": lambda x, slope: torch.where(x >= 0, x, slope * x),
 }
 
 
-@OPS.add("Pow", "Max", "Min", "PRelu")
+@OPS.add("Max", "Min")
 @OPS.add("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor")
 class Binary(Entrywise):
     def __init__(self, site: Site):

@@ -321,7 +321,8 @@ def supports(argv: list[str]) -> int:
     """`verify supports`: what this build can do, one thing a line."""
     p = Parser(prog="verify supports", description="Says what this build can do.")
     one = p.add_mutually_exclusive_group(required=True)
-    one.add_argument("--onnx-operators", action="store_true", help="the ONNX operators that models may use, and whether they have bounds")
+    what = "the ONNX operators that models may use, and whether they have bounds"
+    one.add_argument("--onnx-operators", action="store_true", help=what)
     one.add_argument("--name", action="store_true")
     one.add_argument("--version", action="store_true")
     args = p.parse_args(argv)

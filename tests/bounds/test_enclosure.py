@@ -25,7 +25,7 @@ from verifier.bounds import METHODS
 from verifier.bounds import crown as crown_module
 from verifier.bounds.program import Program
 from verifier.ops.base import Nonlinear
-from verifier.ops.pointwise import Relu
+from verifier.ops.piecewise import Relu
 
 WIDTHS = (0.0, 1e-7, 1e-2, 0.5, 4.0)
 DTYPES = (torch.float32, torch.float64)

@@ -16,6 +16,7 @@ import numpy as np
 L = np.longdouble
 PI = L(np.pi) + L(1.2246467991473532e-16)
 Array = np.ndarray
+NORMAL = 1e-37  # next to a pole at 0, or where subnormal numbers are not trusted; what is there has tests of its own
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Exact:
     points: tuple[float, ...] = (0.0,)
     domain: tuple[float, float] = (-inf, inf)
     linear: bool = False  # a line between neighbouring points
+    closed: bool = False  # the ends of the domain belong to it
 
 
 def held(op, value: float) -> np.longdouble:
@@ -32,23 +34,27 @@ def held(op, value: float) -> np.longdouble:
 
 
 def erf(x: Array) -> Array:
-    """2 / sqrt(pi) exp(-x^2) sum 2^n x^(2n+1) / (2n+1)!!, all terms of one sign; 1 - erf < 1e-22 beyond 7."""
-    y = np.clip(x, L(-7), L(7))
+    """2 / sqrt(pi) exp(-x^2) sum 2^n x^(2n+1) / (2n+1)!!, all terms of one sign, up to 2; beyond by `tail`."""
+    y = np.clip(x, L(-2), L(2))
     term, total = y.copy(), y.copy()
-    for n in range(1, 240):
+    for n in range(1, 60):
         term = term * 2 * y * y / (2 * n + 1)
         total = total + term
-    return np.where(np.abs(x) > 7, np.sign(x).astype(L), 2 / np.sqrt(PI) * np.exp(-y * y) * total)
+    return np.where(np.abs(x) > 2, np.sign(x) * (1 - tail(x)), 2 / np.sqrt(PI) * np.exp(-y * y) * total)
+
+
+def tail(x: Array) -> Array:
+    """1 - erf(|x|) from 2 on: the continued fraction exp(-x^2) / sqrt(pi) / (x + (1/2) / (x + 1 / (x + ...)))."""
+    y = np.clip(np.abs(x), L(2), L(110))
+    below = y
+    for n in range(110, 0, -1):
+        below = y + L(n) / 2 / below
+    return np.exp(-y * y) / np.sqrt(PI) / below
 
 
 def erfc(x: Array) -> Array:
-    """1 - erf(x) below 2, the continued fraction exp(-x^2) / sqrt(pi) / (x + (1/2) / (x + 1 / (x + ...))) beyond."""
-    y = np.clip(np.abs(x), L(2), L(110))
-    tail = y
-    for n in range(200, 0, -1):
-        tail = y + L(n) / 2 / tail
-    far = np.exp(-y * y) / np.sqrt(PI) / tail
-    return np.where(np.abs(x) < 2, 1 - erf(np.clip(x, L(-2), L(2))), np.where(x > 0, far, 2 - far))
+    """1 - erf(x), without cancellation from 2 on."""
+    return np.where(np.abs(x) < 2, 1 - erf(np.clip(x, L(-2), L(2))), np.where(x > 0, tail(x), 2 - tail(x)))
 
 
 def sigmoid(x: Array) -> Array:
@@ -57,6 +63,13 @@ def sigmoid(x: Array) -> Array:
 
 def softplus(x: Array) -> Array:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def mish(x: Array) -> Array:
+    """x tanh(log(1 + e^x)) = x (e^2x + 2 e^x) / (e^2x + 2 e^x + 2)."""
+    e = np.exp(-np.abs(np.clip(x, L(-11000), L(11000))))
+    low, high = e * (e + 2), 1 + 2 * e
+    return x * np.where(x < 0, low / (low + 2), high / (high + 2 * e * e))
 
 
 def clip(op) -> Exact:
@@ -101,14 +114,56 @@ def hard_sigmoid(op) -> Exact:
 
 
 def power(op) -> Exact:
-    p = float(np.ravel(op.site.constants[1])[0])
+    if op.site.constants[0] is not None:
+        base = held(op, np.ravel(op.site.constants[0])[0])
+        return Exact(lambda x: np.exp(x * np.log(base)))
+    p = float(held(op, np.ravel(op.site.constants[1])[0]))
     whole = p == int(p)
-    domain = (-inf, inf) if whole and p >= 0 else (0.0, inf)
-    return Exact((lambda x: x ** int(p)) if whole else (lambda x: x ** L(p)), (0.0,), domain)
+    domain = (-inf, inf) if whole and p >= 0 else (NORMAL, inf)
+    return Exact((lambda x: x ** int(p)) if whole else (lambda x: x ** L(p)), (0.0, 1.0), domain)
 
 
-def plain(f, *points: float, domain=(-inf, inf), linear=False) -> Callable:
-    return lambda op: Exact(f, points or (0.0,), domain, linear)
+def prelu(op) -> Exact:
+    slope = held(op, np.ravel(op.site.constants[1])[0])
+    return Exact(lambda x: np.where(x >= 0, x, slope * x), linear=True)
+
+
+def celu(op) -> Exact:
+    alpha = held(op, op.site.attrs["alpha"])
+    return Exact(lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)))
+
+
+def selu(op) -> Exact:
+    alpha, gamma = held(op, op.site.attrs["alpha"]), held(op, op.site.attrs["gamma"])
+    return Exact(lambda x: gamma * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))))
+
+
+def swish(op) -> Exact:
+    alpha = held(op, op.site.attrs["alpha"])
+    points = (0.0, -1.2784645, -2.39936, 2.39936)
+    return Exact(lambda x: x * sigmoid(alpha * x), tuple(float(z / alpha) for z in points))
+
+
+def thresholded(op) -> Exact:
+    alpha = held(op, op.site.attrs["alpha"])
+    return Exact(lambda x: np.where(x > alpha, x, 0), (0.0, float(alpha)))
+
+
+def shrink(op) -> Exact:
+    bias, lambd = held(op, op.site.attrs["bias"]), held(op, op.site.attrs["lambd"])
+    inner = lambda x: np.where(x > lambd, x - bias, 0)
+    return Exact(lambda x: np.where(x < -lambd, x + bias, inner(x)), (0.0, float(lambd), float(-lambd)))
+
+
+def quantised(op) -> Exact:
+    scale, zero = held(op, op.site.constants[1]), op.site.constants[2]
+    ends = np.iinfo(zero.dtype)
+    places = tuple(float((k - 0.5) * scale) for k in (0, 1, 2, -1, ends.min - int(zero) + 1, ends.max - int(zero)))
+    return Exact(lambda x: np.clip(np.rint(x / scale) + int(zero), ends.min, ends.max), (0.0, *places))
+
+
+def plain(f, *points: float, domain=(-inf, inf), linear=False, closed=False) -> Callable:
+    return lambda op: Exact(f, points or (0.0,), domain, linear, closed)
 
 
 def turning(shift: float) -> tuple[float, ...]:
@@ -132,15 +187,27 @@ EXACT: dict[str, Callable[..., Exact]] = {
     "Sin": plain(np.sin, *turning(0)),
     "Cos": plain(np.cos, *turning(0)),
     "Exp": plain(np.exp),
-    "Log": plain(np.log, 1.0, domain=(0.0, inf)),
-    "Sqrt": plain(np.sqrt, 1.0, domain=(0.0, inf)),
-    "Reciprocal": plain(lambda x: 1 / x, 1.0, domain=(0.0, inf)),
+    "Log": plain(np.log, 1.0, domain=(NORMAL, inf)),
+    "Sqrt": plain(np.sqrt, 1.0, domain=(0.0, inf), closed=True),
+    "Reciprocal": plain(lambda x: 1 / x, 1.0, domain=(NORMAL, inf)),
     "Erf": plain(erf),
     "Softplus": plain(softplus),
     "Softsign": plain(lambda x: x / (1 + np.abs(x))),
     "HardSwish": plain(lambda x: x * np.clip(x / 6 + L(0.5), 0, 1), -3.0, 3.0, -1.5),
-    "Mish": plain(lambda x: x * np.tanh(softplus(x)), 0.0, -1.192),
+    "Mish": plain(mish, 0.0, -1.1924312, -2.2563764, 1.4905712),
     "Elu": elu,
+    "Celu": celu,
+    "Selu": selu,
+    "PRelu": prelu,
+    "Swish": swish,
+    "ThresholdedRelu": thresholded,
+    "Shrink": shrink,
+    "QuantizeLinear": quantised,
+    "Tan": plain(np.tan, 0.0, 1.5, -1.5, 0.7, domain=(-np.pi / 2, np.pi / 2)),
+    "Asin": plain(np.arcsin, 0.0, 1.0, -1.0, 0.9, domain=(-1.0, 1.0), closed=True),
+    "Acos": plain(np.arccos, 0.0, 1.0, -1.0, 0.9, domain=(-1.0, 1.0), closed=True),
+    "Atanh": plain(np.arctanh, 0.0, 0.9999, -0.9999, 0.9, domain=(-0.999999, 0.999999)),
+    "Acosh": plain(np.arccosh, 1.0, 1.1, 2.0, domain=(1.0, inf), closed=True),
     "Gelu": gelu,
     "Sign": plain(np.sign),
     "Floor": plain(np.floor, 0.0, 1.0, -1.0),

@@ -326,6 +326,17 @@ def pasted() -> list[Example]:
     return [graph("Lookup", nodes, {"x": (2, 6), "i": (1,), **fixed}, low=0, high=8)]
 
 
+def powers() -> list[Example]:
+    """One exponent, one base, several of either, both variable."""
+    single = ((2, -2), (3, -2), (0.5, 0.1), (-1, 0.3), (4, -2), (-2, 0.3), (-3, 0.3))
+    single += ((1.7, 0.1), (-0.5, 0.3), (0.3, 0.1))
+    found = [one("Pow", {"x": (2, 3), "p": np.array(p, F)}, low=low) for p, low in single]
+    found += [one("Pow", {"b": np.array(b, F), "x": (2, 3)}) for b in (2, 0.3)]
+    found.append(one("Pow", {"x": (2, 3), "p": np.array([2, 1, 3], F)}))
+    found.append(one("Pow", {"b": np.array([[2], [0.5]], F), "x": (2, 3)}))
+    return [*found, one("Pow", {"a": (2, 3), "b": (3,)}, low=0.2), one("Pow", {"a": (2, 1), "b": w(3)}, low=0.2)]
+
+
 SMOOTH = ("Sin", "Cos", "Atan", "Sinh", "Cosh", "Asinh", "Exp", "Erf", "Softplus", "Softsign", "Sigmoid", "Tanh")
 STEPS = ("Sign", "Floor", "Ceil", "Relu", "Abs", "Neg")
 
@@ -340,14 +351,17 @@ TABLE = {
     "Reciprocal": lambda: unary("Reciprocal", low=0.1) + unary("Reciprocal", high=-0.1),
     "HardSwish": lambda: unary("HardSwish", low=-4, high=4),
     "Mish": lambda: unary("Mish", opset=18),
-    "Elu": lambda: unary("Elu", alpha=0.7),
+    "Elu": lambda: unary("Elu", alpha=0.7) + unary("Elu", alpha=1.6) + unary("Elu", alpha=-0.5),
     "Celu": lambda: unary("Celu", alpha=0.7),
     "Selu": lambda: unary("Selu"),
     "LeakyRelu": lambda: unary("LeakyRelu") + unary("LeakyRelu", alpha=0.3) + unary("LeakyRelu", alpha=-0.2),
-    "ThresholdedRelu": lambda: unary("ThresholdedRelu", alpha=0.5),
-    "HardSigmoid": lambda: unary("HardSigmoid", alpha=0.3, beta=0.4),
-    "Swish": lambda: [internal("Swish", {"x": (2, 3)}, (2, 3), lambda x: x / (1 + np.exp(-0.8 * x)), alpha=0.8)],
-    "Shrink": lambda: unary("Shrink", bias=0.2, lambd=0.7),
+    "ThresholdedRelu": lambda: [e for a in (0.5, -0.5) for e in unary("ThresholdedRelu", alpha=a)],
+    "HardSigmoid": lambda: unary("HardSigmoid", alpha=0.3, beta=0.4) + unary("HardSigmoid", alpha=-0.3, beta=0.4),
+    "Swish": lambda: [
+        internal("Swish", {"x": (2, 3)}, (2, 3), lambda x, a=a: x / (1 + np.exp(-a * x)), alpha=a)
+        for a in (0.8, 1.702, -0.8)
+    ],
+    "Shrink": lambda: [e for b, a in ((0.2, 0.7), (0.0, 0.5), (0.9, 0.3)) for e in unary("Shrink", bias=b, lambd=a)],
     "Gelu": lambda: unary("Gelu", opset=20) + unary("Gelu", opset=20, approximate="tanh"),
     "Clip": lambda: [
         one("Clip", {"x": (2, 7), "lo": np.array(-0.5, F), "hi": np.array(0.7, F)}),
@@ -374,17 +388,17 @@ TABLE = {
     "Sub": lambda: broadcasts("Sub"),
     "Mul": lambda: broadcasts("Mul"),
     "Div": lambda: broadcasts("Div", low=0.5),
-    "Pow": lambda: (
-        [one("Pow", {"x": (2, 3), "p": np.array(p, F)}, low=lo) for p, lo in ((2, -2), (3, -2), (0.5, 0.1), (-1, 0.3))]
-        + [one("Pow", {"a": (2, 3), "b": (3,)}, low=0.2)]
-    ),
+    "Pow": powers,
     "Max": lambda: broadcasts("Max"),
     "Min": lambda: broadcasts("Min"),
     "Mod": lambda: [one("Mod", {"a": (2, 3), "b": (3,)}, fmod=1)],
-    "PRelu": lambda: [one("PRelu", {"x": (2, 3, 4), "s": w(3, 1)}), one("PRelu", {"x": (2, 3), "s": (3,)})],
     "MaxJoin": lambda: two_joined("MaxJoin"),
     "MinJoin": lambda: two_joined("MinJoin"),
     "Table": tables,
+    "PRelu": lambda: [
+        one("PRelu", {"x": s, "s": a}) for s, a in (((2, 3), np.array([0.3], F)), ((2, 3), np.array([1.4], F)))
+    ]
+    + [one("PRelu", {"x": (2, 3, 4), "s": 2 * w(3, 1)}), one("PRelu", {"x": (2, 3), "s": (3,)})],
     "Linear": linears,
     "MatMul": matmuls,
     "Einsum": einsums,

@@ -104,9 +104,13 @@ def test_affine_facts(kind):
 
 
 def lined(kind: str, dtype: torch.dtype):
-    """One operator for each set of attributes, with its reference."""
+    """One operator for each set of attributes and single numbers that it is made with, with its reference."""
     assert kind in EXACT, f"exact.py has no reference for {kind}"
-    seen = {str(sorted(op.site.attrs.items())): op for op in operators(kind, dtype, OneNumber)}
+    seen = {}
+    for op in operators(kind, dtype, OneNumber):
+        constants = [c for c in op.site.constants if c is not None]
+        if all(c.size == 1 for c in constants):
+            seen.setdefault(str((sorted(op.site.attrs.items()), constants)), op)
     return [(op, EXACT[kind](op)) for op in seen.values()]
 
 

@@ -22,7 +22,7 @@ from verifier.bounds.chunks import side_by_side
 from verifier.bounds.patches import SMALL, Patch, meet, patchable, pull, starts_here, unit_patch
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Affine, Nonlinear, size
-from verifier.ops.pointwise import PiecewiseLinear
+from verifier.ops.piecewise import PiecewiseLinear
 
 BLOCK_BYTES = 16 << 20  # of a tensor on a CPU: beyond, threads wait for memory (measured: four times slower at 64 MiB)
 FIRST_BLOCK = 64  # entries of the first block, which shows how large tensors get

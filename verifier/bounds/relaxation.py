@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Joint
-from verifier.ops.pointwise import ThroughZero
+from verifier.ops.piecewise import ThroughZero
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,11 @@ import torch
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.base import Site
-from verifier.ops.pointwise import PiecewiseLinear, chord
+from verifier.ops.base import Lines, Site
+from verifier.ops.piecewise import PiecewiseLinear
+from verifier.ops.pointwise import chord
+
+ROUNDS = 8  # chords tried on the way to the best line
 
 
 @OPS.add("Table")
@@ -39,11 +42,11 @@ class Table(PiecewiseLinear):
         jump = [float(abs((s[k + 1] - s[k]) * p[k])) for k in range(len(p))]
         reach = [max(a, b) for a, b in zip([0.0, *jump], [*jump, 0.0])]
         held = lambda values: torch.tensor([float(v) for v in values], dtype=torch.float64).to(site.device, site.dtype)
-        self.slope, self.intercept, self.reach, self.at = held(slopes), held(intercepts), held(reach), held(points)
-        self.points, self.slopes = tuple(self.at.tolist()), tuple(self.slope.tolist())
+        self.slope, self.intercept, self.reach, self.ends = held(slopes), held(intercepts), held(reach), held(points)
+        self.points, self.slopes = tuple(self.ends.tolist()), tuple(self.slope.tolist())
 
     def piece(self, x: Tensor) -> Tensor:
-        return torch.bucketize(x.detach().contiguous(), self.at, right=True)
+        return torch.bucketize(x.detach().contiguous(), self.ends, right=True)
 
     def f(self, x: Tensor) -> Tensor:
         k = self.piece(x)
@@ -74,7 +77,46 @@ class Table(PiecewiseLinear):
         low, high = self.offsets(l, u, torch.zeros_like(l))
         return torch.where(torch.isnan(low), -torch.inf, low), torch.where(torch.isnan(high), torch.inf, high)
 
-    def candidates(self, l: Tensor, u: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The chord and the slopes at both ends and in the middle: all pieces would be too many to try."""
-        slopes = [chord(l, u, self.f(l), self.f(u)), *(self.slope[self.piece(x)] for x in (l, u, l + (u - l) / 2))]
-        return slopes, slopes
+    def relax(self, l: Tensor, u: Tensor) -> Lines:
+        finite = torch.isfinite(l) & torch.isfinite(u)
+        a, b = torch.where(finite, l, 0.0), torch.where(finite, u, 0.0)
+        x = torch.stack([a, b, *(torch.full_like(a, p).clamp(a, b) for p in self.points)])
+        y = self.f(x)
+        sides: list[Tensor] = []
+        for side, sign in enumerate((1, -1)):
+            best: tuple[Tensor, ...] | None = None
+            for s in self._supports(a, b, x, y, sign):
+                offset = self.offsets(a, b, s)[side]
+                height = sign * (s * (a + (b - a) / 2) + offset)
+                if best is None:
+                    best = (height, s, offset)
+                else:
+                    better = height > best[0]
+                    best = tuple(torch.where(better, new, old) for new, old in zip((height, s, offset), best))
+            sides += best[1:]
+        low, high = self.interval((l, u))
+        lo_a, lo_b, up_a, up_b = sides
+        return Lines(
+            torch.where(finite, lo_a, 0.0),
+            torch.where(finite, lo_b, low),
+            torch.where(finite, up_a, 0.0),
+            torch.where(finite, up_b, high),
+        )
+
+    def _supports(self, l: Tensor, u: Tensor, x: Tensor, y: Tensor, sign: int) -> list[Tensor]:
+        """Slopes that close in on the line that supports the envelope of the corners x, y (P, *) at the middle: the
+        corner where f - s x is least gives the next chord, as in `Pointwise`; and the slopes at both ends.
+        """
+        middle = l + (u - l) / 2
+        left, right = (l, y[0]), (u, y[1])
+        slopes = [self.slope[self.piece(l)], self.slope[self.piece(u)]]
+        for _ in range(ROUNDS):
+            s = chord(left[0], right[0], left[1], right[1])
+            slopes.append(s)
+            k = (sign * (y - s * x)).argmin(0, keepdim=True)
+            px, py = x.gather(0, k)[0], y.gather(0, k)[0]
+            closer = (px <= middle) & (px > left[0])
+            left = torch.where(closer, px, left[0]), torch.where(closer, py, left[1])
+            closer = (px >= middle) & (px < right[0])
+            right = torch.where(closer, px, right[0]), torch.where(closer, py, right[1])
+        return slopes

@@ -17,7 +17,7 @@ from verifier.bounds.program import Program
 from verifier.bounds.targets import Targets
 from verifier.config import Config
 from verifier.events import Deadline, Listener
-from verifier.ops.pointwise import ThroughZero
+from verifier.ops.piecewise import ThroughZero
 from verifier.problem import Problem
 from verifier.result import UsageError, Verdict, Witness
 from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search

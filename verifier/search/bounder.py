@@ -144,21 +144,25 @@ class Bounder:
 
     def trial(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:
         """Bounds (N, C, 2) of both children, z >= 0 first, of splits at columns (N, C), multipliers as they are; -inf
-        for columns of -1.
+        for columns of -1. Above the split step nothing changes: children start where the parents' pass stood there.
         """
-        r, k = self.relaxation, self.relaxation.width
-        owner, place = torch.nonzero(columns >= 0, as_tuple=True)
-        column = columns[owner, place]
+        r = self.relaxation
+        states: dict[int, Start] = {}
+        Pass(r, self._start(kept.slot), lines, kept.splits).backward(m, states)
         bounds = lines.up_a.new_full((*columns.shape, 2), -float("inf"))
-        up_a, up_b, alpha, start = (t[owner] for t in (lines.up_a, lines.up_b, m.alpha, kept.slot))
-        start, splits = self._start(start), kept.splits.take(owner)
-        m = Multipliers(alpha, m.beta[owner], m.weights[owner])
-        at = torch.arange(len(owner), device=owner.device) * k + column
-        up_b.view(-1)[at] = 0.0
-        for side, slope in ((0, r.right), (1, r.left)):
-            up_a.view(-1)[at] = alpha.view(-1)[at] = slope[column]
-            child = ColumnLines(up_a, up_b, at, slope[column])
-            bounds[owner, place, side] = Pass(r, start, child, splits).backward(m)
+        for k, state in states.items():
+            cut = r.sites[k].cut
+            owner, place = torch.nonzero((columns >= cut.start) & (columns < cut.stop), as_tuple=True)
+            if not len(owner):
+                continue
+            column = columns[owner, place]
+            up_a, up_b, mine = lines.up_a[owner], lines.up_b[owner], m.take(owner)
+            at = torch.arange(len(owner), device=owner.device) * r.width + column
+            up_b.view(-1)[at] = 0.0
+            walk = Pass(r, state.take(owner), ColumnLines(up_a, up_b, at, r.right[column]), kept.splits.take(owner))
+            for side, slope in ((0, r.right), (1, r.left)):
+                up_a.view(-1)[at] = mine.alpha.view(-1)[at] = slope[column]
+                bounds[owner, place, side] = walk.backward(mine)
         return bounds
 
 

@@ -78,7 +78,7 @@ class NeuronSearch(Search):
                 continue
             self._round_of(bounder, index)
             if self.witness is None and len(self.cases):
-                self._attack(self.config.attack.share)
+                self._attack(self.config.attack.share / 3)  # every round tries its minimisers as well
         return self.witness is None
 
     # --- the root

@@ -58,9 +58,10 @@ class Bounder:
         rows: tuple[Tensor, Tensor, Tensor],
         fine: Program,
         heuristic: Heuristic,
+        chunk_bytes: int = CHUNK_BYTES,
     ):
         """`rows`: coefficients (K, S, p) in the working precision and in float64, zero where padded; constants (K, S)
-        float64, -1 where padded. `fine`: the program in float64.
+        float64, -1 where padded. `fine`: the program in float64. `chunk_bytes`: of one coefficient tensor.
         """
         self.relaxation = Relaxation(trace)
         self.rows, self.fine_rows, self.const = rows
@@ -69,7 +70,7 @@ class Bounder:
         self.bias = self._constants()
         program = trace.program
         widest = max(size(s) for s in program.shapes)
-        self.chunk = max(4, CHUNK_BYTES // (widest * trace.boxes[0][0].element_size()))
+        self.chunk = max(4, chunk_bytes // (widest * trace.boxes[0][0].element_size()))
 
     def _constants(self) -> Tensor:
         """Per column the constant of the affine step before it."""
@@ -85,7 +86,7 @@ class Bounder:
         """Bounds cases and ranks `preferred` splits of those that stay open."""
         n, device = len(cases), cases.score.device
         threads = torch.get_num_threads() if device.type == "cpu" else 1
-        chunk = self.chunk if device.type == "cpu" else n
+        chunk = self.chunk
         if threads > 1 and n >= 2:
             chunk = min(chunk, -(-n // threads))
         cuts = [slice(at, at + chunk) for at in range(0, n, chunk)]

@@ -25,7 +25,7 @@ from verifier.branching import NEURONS
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.search.bab import Outcome, Parts, Search
-from verifier.search.bounder import Bounded, Bounder, tables
+from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
 from verifier.search.cases import Cases, split
 from verifier.search.domains import Pool
 from verifier.search.leaves import certified, solve_leaf
@@ -86,7 +86,9 @@ class NeuronSearch(Search):
     def _root(self, index: int) -> Bounder | None:
         """Bounds the region as a whole; its open disjuncts become cases. None where that settles it."""
         box = self.fresh.take(slice(index, index + 1))
-        trace = trace_values(self.parts.program, box.lower, box.upper, self.parts.limit.rows)
+        program = self.parts.program if self.parts.trusted else self._in_float64()[0]
+        l, u = box.lower.to(program.dtype), box.upper.to(program.dtype)
+        trace = trace_values(program, l, u, self.parts.limit.rows)
         self.stats["domains"] += 1
         return self._plant(trace, index)
 
@@ -106,7 +108,8 @@ class NeuronSearch(Search):
 
     def _plant(self, trace: Trace, index: int) -> Bounder | None:
         """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
-        targets = self.parts.targets
+        fine, fine_targets = self._in_float64()
+        targets = self.parts.targets if self.parts.trusted else fine_targets
         box = self.fresh.take(slice(index, index + 1))
         picked = targets.pick(box.region, box.open)
         lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
@@ -114,8 +117,11 @@ class NeuronSearch(Search):
         slots = torch.nonzero(self.fresh.open[index]).squeeze(1)
         if not len(slots):
             return None
-        fine, fine_targets = self._in_float64()
-        bounder = Bounder(trace, tables(targets, fine_targets, int(box.region[0])), fine, self.heuristic)
+        rows = tables(targets, fine_targets, int(box.region[0]))
+        device = trace.program.device.type
+        bounder = Bounder(
+            trace, rows, fine, self.heuristic, CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk
+        )
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
@@ -170,7 +176,7 @@ class NeuronSearch(Search):
         if not len(kept):
             return
         region = self.fresh.region[index].expand(len(kept))
-        self._try(self.parts.attack.probe(bounded.x, region))
+        self._try(self.parts.attack.probe(bounded.x.to(self.parts.program.dtype), region))
         ended = kept.prefer[:, 0] < 0
         if bool(ended.any()):
             self._end(kept.take(ended), bounder, region[:1])

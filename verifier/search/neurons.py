@@ -35,6 +35,7 @@ FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before 
 TIGHTENING_SHARE = 0.2  # of the time that is left
 FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
+LEAF = Settings(steps=150, alpha_rate=0.2, beta_rate=0.4, decay=0.97, patience=40)
 ROUND = Settings(steps=10, alpha_rate=0.2, beta_rate=0.4, decay=0.9, patience=10)
 
 
@@ -184,7 +185,10 @@ class NeuronSearch(Search):
         self.cases.add(kept)
 
     def _end(self, leaves: Cases, bounder: Bounder, region: Tensor) -> None:
-        """Decides cases that cannot be split any further by exact linear programs, one by one."""
+        """Decides cases that cannot be split any further: what many steps do not refute, exact linear programs, one by
+        one.
+        """
+        leaves = bounder.bound(leaves, LEAF, PREFERRED).kept
         for i in range(len(leaves)):
             if self.witness is not None or self.deadline.passed():
                 self.unsplittable += len(leaves) - i

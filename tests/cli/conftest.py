@@ -14,7 +14,9 @@ ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 class Command:
-    """Runs `verify`; `sat` and `unsat` are quick instances, `hard` is one that nothing here decides in a minute."""
+    """Runs `verify`; `sat` and `unsat` are quick instances, `hard` is one that splitting inputs does not decide in a
+    minute.
+    """
 
     argv = (sys.executable, "-m", "verifier")
     env = ENV
@@ -23,7 +25,7 @@ class Command:
         model = DIGITS / "onnx" / "dense_relu.onnx"
         self.sat = (str(model), str(DIGITS / "vnnlib" / "dense_relu_2_0.3.vnnlib"))
         self.unsat = (str(model), str(DIGITS / "vnnlib" / "dense_relu_3_0.01.vnnlib"))
-        self.hard = (str(model), str(folder / "hard.vnnlib"))
+        self.hard = (str(model), str(folder / "hard.vnnlib"), "--set", "search.split=input")
         Path(self.hard[1]).write_text(widened((DIGITS / "vnnlib" / "dense_relu_5_0.04.vnnlib").read_text(), 0.08))
 
     def __call__(self, *words, **kwargs):

@@ -105,7 +105,7 @@ def optimise(
         torch.zeros_like(m.alpha),
     )
     run = _Run(relaxation, start, lines, splits, m, settings)
-    alive = torch.arange(n)
+    alive = torch.arange(n, device=m.alpha.device)
     idle = 0
     for t in range(settings.steps + 1):
         lb = run.work.backward(run.m)

@@ -46,8 +46,10 @@ class Pass:
                 found[k] = (row * (c.stop - c.start) + column[row, j] - c.start, row * column.shape[1] + j)
         return found
 
-    def backward(self, m: Multipliers) -> Tensor:
-        """Bounds (N,) in plain arithmetic; leaves `coef`, `plane` and `x` behind."""
+    def backward(self, m: Multipliers, states: dict[int, Start] | None = None) -> Tensor:
+        """Bounds (N,) in plain arithmetic; leaves `coef`, `plane` and `x` behind. `states`, if given, collects where
+        the pass stood before each nonlinear step: what it would start from if only lines from there on changed.
+        """
         r, start = self.r, self.start
         program, trace = r.program, r.trace
         if start.rows is not None:
@@ -56,10 +58,10 @@ class Pass:
         else:
             live, bias = dict(start.live), start.bias.clone()
         self.amount = m.beta * self.splits.sign
-        if self.amount.shape[1]:
-            bias = bias + (self.amount * self.splits.point).sum(1)
         self.touched.clear()
         for k in range(start.top, 0, -1):
+            if states is not None and k in r.sites and k in live:
+                states[k] = Start(k, dict(live), bias)
             a = live.pop(k, None)
             if a is None:
                 continue
@@ -97,7 +99,10 @@ class Pass:
         out = pos.mul_(alpha[:, c]).addcmul_(neg, lines.up_a[:, c])
         if k in self.marks:
             place, which = self.marks[k]
-            out.view(-1).index_add_(0, place, self.amount.reshape(-1)[which], alpha=-1)
+            amount = self.amount.reshape(-1)[which]
+            out.view(-1).index_add_(0, place, amount, alpha=-1)
+            owner = which // self.splits.column.shape[1]
+            bias = bias.index_add(0, owner, amount * self.splits.point.reshape(-1)[which])
         if site.index is not None:
             if site.shift is not None:
                 bias = bias + torch.mv(flat, site.shift)

@@ -17,8 +17,8 @@ from verifier.branching import NEURONS
 from verifier.branching.babsr import babsr_score, gap_score
 from verifier.branching.view import View, best
 
-MOST, LEAST = 16, 6  # candidates from each score: many near the root, where a good split counts for all below
-TRIALS = 2048  # children tried at once while more than `LEAST` candidates are looked at
+MOST, LEAST = 16, 5  # candidates from each score: many near the root, where a good split counts for all below
+TRIALS = 512  # children tried at once while more than `LEAST` candidates are looked at
 
 
 @NEURONS.add("kfsb")

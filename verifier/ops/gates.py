@@ -3,9 +3,9 @@
 Gelu, Swish and Mish fall from 0 to a minimum left of 0, rise to the identity, and are concave, convex, concave: f'
 falls from 0 to its least value at the first inflection, rises to its greatest at the second, falls to 1. On each of the
 three pieces f'(x) = s has at most one solution: a dip of f - s x on the middle one, peaks on the others. There is no
-formula for it, so it is read from a table of f' at equally spaced nodes (spacing h) with linear interpolation. Within its
-cell f' is off from its chord by at most max|f'''| h^2 / 8, hence |f'(x) - s| is no more at the x that is read, and the true
-solution lies within h: f - s x there is off by at most
+formula for it, so it is read from a table of f' at equally spaced nodes (spacing h) with linear interpolation. Within
+its cell f' is off from its chord by at most max|f'''| h^2 / 8, hence |f'(x) - s| is no more at the x that is read, and
+the true solution lies within h: f - s x there is off by at most
 
     loss = max|f'''| h^3 / 8          (max|f'''| < 0.8 for all three),
 

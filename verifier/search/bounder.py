@@ -58,9 +58,10 @@ class Bounder:
         rows: tuple[Tensor, Tensor, Tensor],
         fine: Program,
         heuristic: Heuristic,
+        chunk_bytes: int = CHUNK_BYTES,
     ):
         """`rows`: coefficients (K, S, p) in the working precision and in float64, zero where padded; constants (K, S)
-        float64, -1 where padded. `fine`: the program in float64.
+        float64, -1 where padded. `fine`: the program in float64. `chunk_bytes`: of one coefficient tensor.
         """
         self.relaxation = Relaxation(trace)
         self.rows, self.fine_rows, self.const = rows
@@ -69,7 +70,7 @@ class Bounder:
         self.bias = self._constants()
         program = trace.program
         widest = max(size(s) for s in program.shapes)
-        self.chunk = max(4, CHUNK_BYTES // (widest * trace.boxes[0][0].element_size()))
+        self.chunk = max(4, chunk_bytes // (widest * trace.boxes[0][0].element_size()))
 
     def _constants(self) -> Tensor:
         """Per column the constant of the affine step before it."""
@@ -85,7 +86,7 @@ class Bounder:
         """Bounds cases and ranks `preferred` splits of those that stay open."""
         n, device = len(cases), cases.score.device
         threads = torch.get_num_threads() if device.type == "cpu" else 1
-        chunk = self.chunk if device.type == "cpu" else n
+        chunk = self.chunk
         if threads > 1 and n >= 2:
             chunk = min(chunk, -(-n // threads))
         cuts = [slice(at, at + chunk) for at in range(0, n, chunk)]
@@ -144,21 +145,25 @@ class Bounder:
 
     def trial(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:
         """Bounds (N, C, 2) of both children, z >= 0 first, of splits at columns (N, C), multipliers as they are; -inf
-        for columns of -1.
+        for columns of -1. Above the split step nothing changes: children start where the parents' pass stood there.
         """
-        r, k = self.relaxation, self.relaxation.width
-        owner, place = torch.nonzero(columns >= 0, as_tuple=True)
-        column = columns[owner, place]
+        r = self.relaxation
+        states: dict[int, Start] = {}
+        Pass(r, self._start(kept.slot), lines, kept.splits).backward(m, states)
         bounds = lines.up_a.new_full((*columns.shape, 2), -float("inf"))
-        up_a, up_b, alpha, start = (t[owner] for t in (lines.up_a, lines.up_b, m.alpha, kept.slot))
-        start, splits = self._start(start), kept.splits.take(owner)
-        m = Multipliers(alpha, m.beta[owner], m.weights[owner])
-        at = torch.arange(len(owner), device=owner.device) * k + column
-        up_b.view(-1)[at] = 0.0
-        for side, slope in ((0, r.right), (1, r.left)):
-            up_a.view(-1)[at] = alpha.view(-1)[at] = slope[column]
-            child = ColumnLines(up_a, up_b, at, slope[column])
-            bounds[owner, place, side] = Pass(r, start, child, splits).backward(m)
+        for k, state in states.items():
+            cut = r.sites[k].cut
+            owner, place = torch.nonzero((columns >= cut.start) & (columns < cut.stop), as_tuple=True)
+            if not len(owner):
+                continue
+            column = columns[owner, place]
+            up_a, up_b, mine = lines.up_a[owner], lines.up_b[owner], m.take(owner)
+            at = torch.arange(len(owner), device=owner.device) * r.width + column
+            up_b.view(-1)[at] = 0.0
+            walk = Pass(r, state.take(owner), ColumnLines(up_a, up_b, at, r.right[column]), kept.splits.take(owner))
+            for side, slope in ((0, r.right), (1, r.left)):
+                up_a.view(-1)[at] = mine.alpha.view(-1)[at] = slope[column]
+                bounds[owner, place, side] = walk.backward(mine)
         return bounds
 
 

@@ -59,11 +59,12 @@ def solver():
 def affine_maps(r: Relaxation, splits: Splits, start: Start) -> tuple[np.ndarray, np.ndarray]:
     """Planes (N, m) and constants (N,) of rows in a case whose neurons are all decided by its splits (1, P)."""
     n = len(start.rows) if start.rows is not None else len(start.bias)
-    lines, alpha = r.lines(splits.take(torch.zeros(n, dtype=torch.int64))), r.alpha.expand(n, -1).clone()
+    first = torch.zeros(n, dtype=torch.int64, device=r.alpha.device)
+    lines, alpha = r.lines(splits.take(first)), r.alpha.expand(n, -1).clone()
     r.project(alpha, lines)
     walk = Pass(r, start, lines, Splits.none(n, alpha))
     walk.backward(Multipliers(alpha, alpha.new_zeros((n, 0)), alpha.new_ones((n, 1))))
-    return walk.plane.double().numpy(), walk.bias.double().numpy()
+    return walk.plane.double().cpu().numpy(), walk.bias.double().cpu().numpy()
 
 
 def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
@@ -93,7 +94,7 @@ def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
     t, x, y = found
     y = np.maximum(y, 0.0) / np.concatenate(scales)
     weights, beta = np.zeros(len(real)), np.zeros(case.column.shape[1])
-    weights[real.numpy()] = y[: len(bias)]
+    weights[real.cpu().numpy()] = y[: len(bias)]
     beta[places] = y[len(bias) :]
     return Solved(t, x, weights, beta)
 

@@ -27,7 +27,7 @@ from verifier.branching import NEURONS
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.search.bab import Outcome, Parts, Search
-from verifier.search.bounder import Bounded, Bounder, tables
+from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
 from verifier.search.cases import Cases, split
 from verifier.search.domains import Domains, Pool
 from verifier.search.leaves import certified, solve_leaf
@@ -39,6 +39,7 @@ FINE_COST = 4.0  # the root in float64 against the root in float32, with somethi
 FINE_SHARE = 0.2  # of the time that is left
 FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
+LEAF = Settings(steps=150, alpha_rate=0.2, beta_rate=0.4, decay=0.97, patience=40)
 ROUND = Settings(steps=10, alpha_rate=0.2, beta_rate=0.4, decay=0.9, patience=10)
 
 
@@ -82,7 +83,7 @@ class NeuronSearch(Search):
                 continue
             self._round_of(bounder, index)
             if self.witness is None and len(self.cases):
-                self._attack(self.config.attack.share)
+                self._attack(self.config.attack.share / 3)  # every round tries its minimisers as well
         return self.witness is None
 
     # --- the root
@@ -90,12 +91,14 @@ class NeuronSearch(Search):
     def _root(self, index: int) -> Bounder | None:
         """Bounds the region as a whole; its open disjuncts become cases. None where that settles it."""
         box, begin = self.fresh.take(slice(index, index + 1)), time.monotonic()
-        trace = crown_trace(self.parts.program, box.lower, box.upper, self.parts.limit.rows)
+        program = self.parts.program if self.parts.trusted else self._in_float64()[0]
+        l, u = box.lower.to(program.dtype), box.upper.to(program.dtype)
+        trace = crown_trace(program, l, u, self.parts.limit.rows)
         self.stats["domains"] += 1
         if not self._refute(trace, index):
             return None
         spent = time.monotonic() - begin
-        if self.parts.program.dtype == torch.float32 and FINE_COST * spent < FINE_SHARE * self.deadline.left():
+        if program.dtype == torch.float32 and FINE_COST * spent < FINE_SHARE * self.deadline.left():
             trace = self._refined(box, index)
         return self._plant(trace, index)
 
@@ -133,7 +136,8 @@ class NeuronSearch(Search):
 
     def _plant(self, trace: Trace, index: int) -> Bounder | None:
         """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
-        targets = self.parts.targets
+        fine, fine_targets = self._in_float64()
+        targets = self.parts.targets if self.parts.trusted else fine_targets
         box = self.fresh.take(slice(index, index + 1))
         picked = targets.pick(box.region, box.open)
         lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
@@ -141,8 +145,11 @@ class NeuronSearch(Search):
         slots = torch.nonzero(self.fresh.open[index]).squeeze(1)
         if not len(slots):
             return None
-        fine, fine_targets = self._in_float64()
-        bounder = Bounder(trace, tables(targets, fine_targets, int(box.region[0])), fine, self.heuristic)
+        rows = tables(targets, fine_targets, int(box.region[0]))
+        device = trace.program.device.type
+        bounder = Bounder(
+            trace, rows, fine, self.heuristic, CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk
+        )
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
@@ -197,7 +204,7 @@ class NeuronSearch(Search):
         if not len(kept):
             return
         region = self.fresh.region[index].expand(len(kept))
-        self._try(self.parts.attack.probe(bounded.x, region))
+        self._try(self.parts.attack.probe(bounded.x.to(self.parts.program.dtype), region))
         ended = kept.prefer[:, 0] < 0
         if bool(ended.any()):
             self._end(kept.take(ended), bounder, region[:1])
@@ -205,7 +212,10 @@ class NeuronSearch(Search):
         self.cases.add(kept)
 
     def _end(self, leaves: Cases, bounder: Bounder, region: Tensor) -> None:
-        """Decides cases that cannot be split any further by exact linear programs, one by one."""
+        """Decides cases that cannot be split any further: what many steps do not refute, exact linear programs, one by
+        one.
+        """
+        leaves = bounder.bound(leaves, LEAF, PREFERRED).kept
         for i in range(len(leaves)):
             if self.witness is not None or self.deadline.passed():
                 self.unsplittable += len(leaves) - i

@@ -37,7 +37,9 @@ def test_a_planted_counterexample_is_never_denied(heuristic, seed):
     network, q, x, y = planted(seed)
     dtype = torch.float64 if seed % 3 == 0 else torch.float32
     for confirm in (None, refuse):
-        outcome = search(network, q, config(heuristic, rounds=8), confirm, dtype, seconds=1.0, kind=NeuronSearch)
+        outcome = search(
+            network, q, config(heuristic, rounds=8), confirm, dtype, 1.0, trusted=seed % 5 > 0, kind=NeuronSearch
+        )
         assert outcome.verdict != Verdict.UNSAT
         if outcome.verdict == Verdict.SAT:
             assert q.holds(outcome.witness.x, outcome.witness.y) >= 0
@@ -89,7 +91,7 @@ def test_what_holds_with_room_is_proved_and_what_does_not_is_found(heuristic, dt
             # A second row that holds everywhere: the weights must find the one that counts.
             rows.append(({m: 1.0}, -10.0))
             q = query(m, p, [(l, u)], [(0, rows)])
-            outcome = search(network, q, config(heuristic), None, dtype, kind=NeuronSearch)
+            outcome = search(network, q, config(heuristic), None, dtype, trusted=seed != 1, kind=NeuronSearch)
             assert outcome.verdict == verdict, (seed, room, outcome)
 
 

@@ -1,0 +1,106 @@
+"""Neuron heuristics on numbers made up for them, and trials against bounds computed the plain way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from handmade import random_dense
+
+from verifier.bounds.crown import trace_values
+from verifier.bounds.program import Program
+from verifier.bounds.relaxation import Multipliers, Splits, Start
+from verifier.bounds.walk import Pass
+from verifier.branching import NEURONS
+from verifier.branching.view import View, best
+from verifier.search.bounder import Bounder
+from verifier.search.cases import Cases
+
+NEURONS.load()
+
+
+def view(n: int, k: int, seed: int = 0, trial=None) -> View:
+    g = torch.Generator().manual_seed(seed)
+    t = lambda: torch.randn((n, k), generator=g, dtype=torch.float64)
+    up_a = torch.rand((n, k), generator=g, dtype=torch.float64)
+    free = torch.rand((n, k), generator=g) > 0.3
+    zero, one = torch.zeros(k, dtype=torch.float64), torch.ones(k, dtype=torch.float64)
+    trial = trial or (lambda columns: torch.zeros((*columns.shape, 2), dtype=torch.float64))
+    return View(t(), t(), up_a.round(), up_a, up_a, t()[0], zero, one, free, -torch.ones(n), trial)
+
+
+@pytest.mark.parametrize("name", sorted(NEURONS))
+def test_what_cannot_be_split_is_never_named_and_nothing_twice(name):
+    for seed in range(5):
+        v = view(6, 9, seed)
+        v.free[0] = False
+        v.free[1] = torch.arange(9) == 4
+        columns = NEURONS[name](v, 12)
+        assert columns.shape == (6, 12)
+        for i in range(6):
+            named = [c for c in columns[i].tolist() if c >= 0]
+            assert len(named) == len(set(named)) == min(12, int(v.free[i].sum()))
+            assert all(v.free[i, c] for c in named)
+            assert columns[i, : len(named)].ge(0).all()
+
+
+def test_the_gap_names_the_neuron_whose_line_is_furthest_from_it():
+    v = view(1, 4)
+    v.free[:] = True
+    v.coef, v.z = torch.tensor([[-1.0, -1.0, 2.0, 0.0]]), torch.tensor([[0.0, -0.5, 1.0, 0.0]])
+    v.up_a, v.up_b, v.alpha = torch.full((1, 4), 0.5), torch.full((1, 4), 0.5), torch.zeros((1, 4))
+    # Gaps: 0.5 above at 0; 0.25 at -0.5; 2 (1 - 0) below at 1; none without a coefficient.
+    assert NEURONS["gap"](v, 4)[0].tolist() == [2, 0, 1, 3]
+
+
+def test_filtering_takes_the_split_that_both_children_gain_from():
+    gains = {0: (0.9, 0.0), 1: (0.4, 0.4), 2: (0.1, 0.1)}
+
+    def trial(columns):
+        out = torch.full((*columns.shape, 2), -1.0, dtype=torch.float64)
+        for i, c in enumerate(columns[0].tolist()):
+            if c in gains:
+                out[0, i] += torch.tensor(gains[c], dtype=torch.float64)
+        return out
+
+    v = view(1, 5, trial=trial)
+    v.free[:] = True
+    assert NEURONS["kfsb"](v, 3)[0].tolist()[:2] == [1, 2] or NEURONS["kfsb"](v, 3)[0, 0] == 1
+
+
+def test_best_ignores_what_is_not_a_number():
+    score = torch.tensor([[float("nan"), 1.0, -2.0]])
+    assert best(score, torch.tensor([[True, True, True]]), 3)[0, 0] == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trials_are_the_children_s_bounds(seed):
+    """A trial starts half-way down; a whole pass over the child's own lines and splits must agree."""
+    rng = np.random.default_rng(seed)
+    program = Program(random_dense(rng, (3, 7, 6, 5, 2)), torch.float64, "cpu")
+    c = torch.from_numpy(rng.normal(size=(1, 3)))
+    trace = trace_values(program, c - 0.6, c + 0.6, 1 << 26)
+    rows, const = torch.from_numpy(rng.normal(size=(2, 1, 2))), torch.from_numpy(rng.normal(size=(2, 1)))
+    b = Bounder(trace, (rows, rows, const), program, NEURONS["gap"])
+    r, n = b.relaxation, 5
+    can = torch.nonzero(r.splittable).squeeze(1).numpy()
+    picks = np.stack([rng.choice(can, 3, replace=False) for _ in range(n)])
+    column, trying = torch.from_numpy(picks[:, :1]), torch.from_numpy(picks[:, 1:])
+    sign = torch.from_numpy(rng.choice([-1.0, 1.0], (n, 1)))
+    alpha = torch.from_numpy(rng.random((n, r.width)))
+    beta, ones = torch.from_numpy(rng.random((n, 1))), torch.ones((n, 1), dtype=torch.float64)
+    slot = torch.from_numpy(rng.integers(2, size=n))
+    kept = Cases(slot, column, sign, 0 * sign, alpha, beta, ones, -ones[:, 0], column)
+    lines, m = r.lines(kept.splits), kept.multipliers(torch.float64)
+    r.project(m.alpha, lines)
+    found = b.trial(kept, lines, m, torch.cat([trying, torch.full((n, 1), -1)], 1))
+    assert bool((found[:, 2] == -float("inf")).all())
+    for place in range(2):
+        for side, s in ((0, 1.0), (1, -1.0)):
+            more = torch.cat([column, trying[:, place : place + 1]], 1)
+            splits = Splits(more, torch.cat([sign, s * torch.ones_like(sign)], 1), torch.zeros((n, 2)).double())
+            child = Multipliers(m.alpha.clone(), torch.cat([beta, 0 * beta], 1), ones)
+            r.project(child.alpha, r.lines(splits))
+            start = Start(program.output, rows=rows[slot], const=const[slot])
+            whole = Pass(r, start, r.lines(splits), splits).backward(child)
+            assert torch.allclose(found[:, place, side], whole, rtol=1e-9, atol=1e-9)

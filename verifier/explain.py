@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -116,13 +117,17 @@ def support() -> dict[str, list[str]]:
 
 
 def classes(thing: Any) -> list[type]:
-    """The operator classes that a registered thing is, or chooses from: read off the names that its code uses."""
+    """The operator classes that a registered thing is, or chooses from: read off the names that its code uses, and the
+    code of functions of the same room that it calls.
+    """
     from verifier.ops.base import Operator
 
     if isinstance(thing, type):
-        return [thing]
-    named = (thing.__globals__.get(name) for name in thing.__code__.co_names)
-    return [c for c in named if isinstance(c, type) and issubclass(c, Operator) and c is not Operator]
+        return [thing] if issubclass(thing, Operator) and thing is not Operator else []
+    if not isinstance(thing, FunctionType) or not thing.__module__.startswith("verifier.ops."):
+        return []
+    named = [thing.__globals__.get(name) for name in thing.__code__.co_names]
+    return [c for other in named if other is not thing for c in classes(other)]
 
 
 def _functions() -> Iterator[tuple[str, ast.FunctionDef]]:

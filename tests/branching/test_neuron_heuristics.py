@@ -7,7 +7,7 @@ import pytest
 import torch
 from handmade import random_dense
 
-from verifier.bounds.crown import trace_values
+from verifier.bounds.crown import crown_trace
 from verifier.bounds.program import Program
 from verifier.bounds.relaxation import Multipliers, Splits, Start
 from verifier.bounds.walk import Pass
@@ -79,7 +79,7 @@ def test_trials_are_the_children_s_bounds(seed):
     rng = np.random.default_rng(seed)
     program = Program(random_dense(rng, (3, 7, 6, 5, 2)), torch.float64, "cpu")
     c = torch.from_numpy(rng.normal(size=(1, 3)))
-    trace = trace_values(program, c - 0.6, c + 0.6, 1 << 26)
+    trace = crown_trace(program, c - 0.6, c + 0.6, 1 << 26)
     rows, const = torch.from_numpy(rng.normal(size=(2, 1, 2))), torch.from_numpy(rng.normal(size=(2, 1)))
     b = Bounder(trace, (rows, rows, const), program, NEURONS["gap"])
     r, n = b.relaxation, 5

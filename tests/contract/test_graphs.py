@@ -28,8 +28,8 @@ def functions() -> list[tuple[str, dict]]:
     found = []
     for kind in kinds_of(OneNumber):
         for op in operators(kind, torch.float64, OneNumber):
-            whole = kind in EXACT and EXACT[kind](op).domain == (-np.inf, np.inf)
-            if whole and len(op.site.shapes) == 1 and (kind, dict(op.site.attrs)) not in found:
+            alone = kind in EXACT and len(op.site.shapes) == 1
+            if alone and EXACT[kind](op).domain == (-np.inf, np.inf) and (kind, dict(op.site.attrs)) not in found:
                 found.append((kind, dict(op.site.attrs)))
     return found
 

@@ -58,7 +58,11 @@ def by_entries(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
     if not len(index):
         return
     l, u = (t.flatten().clone() for t in trace.boxes[value])
+    widest_first = (u - l)[index].argsort(descending=True, stable=True)  # in case that time does not allow for all
+    index = index[widest_first]
     low, high = bound_entries(trace, value, index, limit)
+    trace.left_out[value] = len(index) - len(low)
+    index = index[: len(low)]
     low, high = torch.maximum(low, l[index]), torch.minimum(high, u[index])
     crossed = low > high
     l[index], u[index] = torch.where(crossed, l[index], low), torch.where(crossed, u[index], high)
@@ -75,10 +79,11 @@ class Tightener:
 
     def __init__(self, program: Program, l: Tensor, u: Tensor):
         self.walker = Walker(program, l, u)
-        self.columns = program.n_in + 1
+        self.columns, self.widest = program.n_in + 1, max(size(s) for s in program.shapes)
 
     def __call__(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
-        if int(loose.reshape(trace.domains, -1).sum(1).max()) > PLANES_PAY * self.columns:
+        planes = 2 * self.columns * self.widest * trace.domains * loose.new_zeros(0, dtype=trace.program.dtype).itemsize
+        if planes <= limit and int(loose.reshape(trace.domains, -1).sum(1).max()) > PLANES_PAY * self.columns:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
         if trace.domains == 1:

@@ -14,6 +14,8 @@ Symbols: K entries, both signs: rows (2 K, *shape), all plain ones first; bias, 
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ from verifier.ops.base import Affine, Nonlinear, size
 from verifier.ops.piecewise import PiecewiseLinear
 
 BLOCK_BYTES = 16 << 20  # of a tensor on a CPU: beyond, threads wait for memory (measured: four times slower at 64 MiB)
+SECONDS = 8.0  # most that the entries of one value may take, as far as the first block tells
 FIRST_BLOCK = 64  # entries of the first block, which shows how large tensors get
 WORTHWHILE = 0.05  # share of entries that must be settled at a value for minimising there to pay
 
@@ -186,22 +189,27 @@ class EntryPass:
 
 
 def bound_entries(trace: Trace, value: int, index: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (K,) of the entries `index` (K,) of a value of one domain, -inf and inf where nothing is
-    known. `limit`: bytes of a tensor.
+    """Lower and upper bounds (K',) of the first K' of the entries `index` (K,) of a value of one domain, -inf and inf
+    where nothing is known. `limit`: bytes of a tensor.
+
+    K' is K unless the time that the first block takes says that all would take more than `SECONDS`.
     """
-    shape, program = trace.program.shapes[value], trace.program
-    order = torch.arange(len(index), device=index.device)
-    if starts_here(program, value):
-        order = torch.argsort(index % (shape[2] * shape[3]), stable=True)  # entries at the same place go together
-    index, useful = index[order], Usefulness()
+    shape, program, useful = trace.program.shapes[value], trace.program, Usefulness()
+    begin = time.monotonic()
     first = EntryPass(trace, value, index[:FIRST_BLOCK], useful)
     parts = [first.run()]
+    most = int(len(index[:FIRST_BLOCK]) * SECONDS / max(time.monotonic() - begin, 1e-6))
+    index = index[: max(FIRST_BLOCK, most)]
     rest = index[FIRST_BLOCK:]
+    order = torch.arange(len(rest), device=index.device)
+    if starts_here(program, value):
+        order = torch.argsort(rest % (shape[2] * shape[3]), stable=True)  # entries at the same place go together
+    rest = rest[order]
     limit = min(limit, BLOCK_BYTES) if index.device.type == "cpu" else limit
     block = max(1, int(limit // (2 * first.largest * trace.boxes[0][0].element_size())))
     work = [lambda part=part: EntryPass(trace, value, part, useful).run() for part in rest.split(block) if len(part)]
     parts += side_by_side(work, index.device)
     low = torch.cat(parts, 1)
-    found = torch.empty_like(low)
-    found[:, order] = low
+    found = low.clone()
+    found[:, FIRST_BLOCK:][:, order] = low[:, FIRST_BLOCK:]
     return found[0], -found[1]

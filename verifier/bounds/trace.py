@@ -53,6 +53,8 @@ class Trace:
     buffers: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     sizes: dict[int, Tensor] = field(default_factory=dict)
     product_weights: dict[int, Tensor] = field(default_factory=dict)
+    # How many loose entries of a value were left with their intervals, since bounding them would have taken too long.
+    left_out: dict[int, int] = field(default_factory=dict)
     # What products too small for the working precision may have lost, over all steps so far.
     underflow: float = 0.0
     # Multipliers of splits by the step that reads the split values (see `verifier.bounds.certify`).

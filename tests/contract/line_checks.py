@@ -231,12 +231,12 @@ def tight(op, exact: Exact, seed: int = 2, n: int = 60) -> list[str]:
         x = np.sort(np.concatenate([x, np.clip(exact.points, x[0], x[-1])]))
         y = exact.f(x.astype(L)).astype(float)
         for _ in range(30):  # a jump needs points on both sides of it
-            steep = np.flatnonzero(np.abs(np.diff(y)) > 0.02 * np.ptp(y))
+            steep = np.flatnonzero(np.abs(np.diff(y)) > 0.01 * np.ptp(y))
             x = np.sort(np.concatenate([x, (x[steep] + x[steep + 1]) / 2]))
             y = exact.f(x.astype(L)).astype(float)
         middle, mean = (x[0] + x[-1]) / 2, np.trapezoid(y, x) / (x[-1] - x[0])
         places = np.unique(
-            np.concatenate([np.arange(0, len(x), 7), np.flatnonzero(np.abs(np.diff(y)) > 0.02 * np.ptp(y))])
+            np.concatenate([np.arange(0, len(x), 7), np.flatnonzero(np.abs(np.diff(y)) > 0.01 * np.ptp(y))])
         )
         rise, run = y[places][:, None] - y[places], x[places][:, None] - x[places]
         slopes = np.concatenate([(rise[run > 0] / run[run > 0]), np.diff(y)[::5] / np.diff(x)[::5], [0.0]])

@@ -8,7 +8,8 @@ points of the input set are run in float64 and must lie inside.
 Columns: models and properties; the largest difference of the forwards, relative to the largest output; how many bounds
 of rows are finite; median over properties of the rows' mean width, interval and CROWN; seconds of the CROWN bounds of
 one region, median and longest; peak memory; most loose entries left with their intervals because all would have taken
-too long ("left": 0 means that intervals alone are used nowhere). Below a folder's line stands what went wrong, if anything did.
+too long ("left": 0 means that intervals alone are used nowhere). Below a folder's line stands what went wrong, if
+anything did.
 
 usage: python benchmarks/root_bounds.py FOLDER... [--dtype float32] [--regions 4] [--limit N] [--threads 2]
 """
@@ -29,7 +30,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command does
 
 import numpy as np  # noqa: E402
 
-HEAD = ("benchmark", "models", "props", "forward diff", "finite rows", "interval", "CROWN", "s median", "s max", "GiB", "left")
+HEAD = ("benchmark", "models", "props", "forward diff", "finite rows", "interval", "CROWN")
+HEAD += ("s median", "s max", "GiB", "left")
 FORMAT = "{:<20} {:>6} {:>5} {:>12} {:>13} {:>10} {:>10} {:>8} {:>7} {:>5} {:>7}"
 POINTS = 1000
 

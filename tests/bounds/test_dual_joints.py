@@ -1,6 +1,7 @@
 """Networks with operators of several operands, in the dual passes and their certified bounds.
 
-Products, largest entries, softmax: their planes on the root's boxes hold in every domain, whatever the multipliers.
+Products, largest entries, softmax: their planes on the root's boxes hold in every domain, whatever the multipliers. And
+functions of one number whose constants differ from entry to entry: nobody may mistake one entry's for another's.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ def network(seed: int, joint: str) -> Network:
         Node("z1", "Linear", ("h0", "W1", "b1"), (6,), F),
         Node("h1", "Relu", ("z1",), (6,), F),
     ]
-    if joint == "Softmax":
+    if joint == "PRelu":
+        constants["s"] = np.array([1.4, -0.7, 0.2, 3.0, 0.0, -1.5], F)  # above 1: the function is not convex there
+        nodes[-1:] = [Node("j", joint, ("z1", "s"), (6,), F)]
+    elif joint == "Pow":
+        constants["p"] = np.array([2, 3, 1, 2, 3, 4], F)
+        nodes[-1:] = [Node("j", joint, ("z1", "p"), (6,), F)]
+    elif joint == "Softmax":
         nodes.append(Node("j", joint, ("h1",), (6,), F, {"axes": (0,)}))
     else:
         nodes.append(Node("j", joint, ("h0", "h1"), (6,), F))
@@ -49,7 +56,7 @@ def values(net: Network, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-@pytest.mark.parametrize("joint", ("Mul", "Max", "Softmax"))
+@pytest.mark.parametrize("joint", ("Mul", "Max", "Softmax", "PRelu", "Pow"))
 @pytest.mark.parametrize("seed", range(3))
 def test_certified_bounds_lie_below_executions_where_the_splits_hold(seed, joint, dtype):
     net, rng = network(seed, joint), np.random.default_rng(seed)
@@ -86,5 +93,5 @@ def test_certified_bounds_lie_below_executions_where_the_splits_hold(seed, joint
         if bool(holds.any()):
             least = float((seen["y"][holds] @ rows[i, 0].double()).min())
             assert float(lb[i]) <= least + 1e-9 * (1 + abs(least))
-            tight += float(lb[i]) > least - 3 * (1 + abs(least))
+            tight += float(lb[i]) > least - 10 * (1 + abs(least))
     assert tight  # the bounds are not below everything

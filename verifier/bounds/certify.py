@@ -4,9 +4,10 @@ A domain is a region's box cut by splits sign (z_e - p) >= 0; its row is the wei
 any slopes, multipliers and weights, one backward pass yields a bound that holds in real arithmetic for every input of
 the region that satisfies the splits, because
 
-* the lines of an unstable neuron are drawn on its root box cut by the domain's splits: a lower slope is clamped to the
-  range where it is sound without offset (convex functions through 0), everything else is the operator's own `relax`;
-* lines of other entries are the root's, valid on all of the region;
+* the lines of an unstable neuron with one kink at 0 are drawn on its root box cut by the domain's splits: a lower slope
+  is clamped to the range where it is sound without offset (the function is convex, through 0), the upper line is the
+  operator's own `relax`;
+* lines of all other entries and steps are the root's, valid on all of the region;
 * b sign (z_e - p) >= 0 holds in the domain for b >= 0 (negative b are set to 0), so subtracting it can only lower the
   row;
 * weights are >= 0 (negative ones are set to 0), and if all rows of the disjunct were <= 0 so were the sum.
@@ -86,15 +87,16 @@ class Certifier:
         trace.lines = {k: t for k, t in base.lines.items() if k not in self.r.sites}
         amount = torch.nan_to_num(m.beta.clamp(min=0), nan=0.0, posinf=0.0).to(dtype) * splits.sign.to(dtype)
         for k, site in self.r.sites.items():
+            if not site.convex:  # never split; drawing lines anew on some entries would mix up constants of others
+                trace.lines[k] = Lines(*(None if t is None else t.expand(n, *t.shape[1:]) for t in base.lines[k]))
+                continue
             c = site.cut
             cl, cu = lower[:, c].to(dtype), upper[:, c].to(dtype)
-            lines = self.program.steps[k].op.relax(cl, cu)
-            lo_a, lo_b, up_a, up_b = lines
-            if site.convex:
-                crossing = (cl < 0) & (cu > 0)
-                alpha = torch.nan_to_num(m.alpha[:, c].to(dtype), nan=site.least).clamp(site.least, site.most)
-                lo_a = torch.where(crossing, alpha, lo_a)
-                lo_b = None if lo_b is None else torch.where(crossing, 0.0, lo_b)
+            lo_a, lo_b, up_a, up_b = self.program.steps[k].op.relax(cl, cu)
+            crossing = (cl < 0) & (cu > 0)
+            alpha = torch.nan_to_num(m.alpha[:, c].to(dtype), nan=site.least).clamp(site.least, site.most)
+            lo_a = torch.where(crossing, alpha, lo_a)
+            lo_b = None if lo_b is None else torch.where(crossing, 0.0, lo_b)
             trace.lines[k] = self._widen(k, n, Lines(lo_a, lo_b, up_a, up_b))
             if splits.column.shape[1]:
                 self._cut(trace, k, splits, amount)

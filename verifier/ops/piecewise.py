@@ -77,7 +77,7 @@ class PiecewiseLinear(Pointwise):
 
 
 class ThroughZero(PiecewiseLinear):
-    """Slope a below 0 and c above it: f(0) = 0, one breakpoint."""
+    """Slope a below 0 and c above it, the same at every entry: f(0) = 0, one breakpoint, `slopes` = (a, c)."""
 
     points = (0.0,)
 
@@ -151,11 +151,12 @@ class VariablePRelu(Entrywise):
         return torch.where(x >= 0, x, slope * x)
 
 
-class PRelu(ThroughZero):
+class PRelu(PiecewiseLinear):
     """x above 0, slope x below; the slope is constant and broadcasts to x."""
 
     ulps = 1.0
-    slopes = (0.0, 1.0)  # the first one is `alpha`, entry by entry
+    points = (0.0,)
+    slopes = ()  # they differ from entry to entry: see `_slope_at` and `_piece`
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -184,6 +185,9 @@ class PRelu(ThroughZero):
 
     def _piece(self, l: Tensor, u: Tensor) -> Tensor:
         return torch.where(l >= 0, 1.0, torch.where(u > 0, torch.nan, self.alpha))
+
+    def _through_origin(self, l: Tensor, u: Tensor) -> Tensor:
+        return torch.ones_like(l, dtype=torch.bool)
 
 
 @OPS.add("Abs")

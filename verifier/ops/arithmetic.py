@@ -76,6 +76,16 @@ class Total(Affine):
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         return tuple(unbroadcast(a if sign > 0 else -a, s) for sign, s in zip(self.signs, self.in_shapes))
 
+    def within(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """x + c >= c for x >= 0: rounding must not cost a sign that a root or a logarithm above depends on."""
+        if self.c is None or self.signs != [1]:
+            return None
+        c = self.c.to(self.site.dtype)
+        least = c - 4 * torch.finfo(c.dtype).eps * c.abs()
+        l = lift(boxes[0][0], self.rank)
+        low = torch.where(l >= 0, least, -torch.inf).expand(l.shape[0], *self.out_shape)
+        return low, torch.full_like(low, torch.inf)
+
     def offset(self) -> Tensor | None:
         return None if self.c is None else self.c.to(self.site.dtype).expand(self.out_shape)
 
@@ -205,6 +215,13 @@ class ReduceSum(Affine):
         self.count = size(tuple(shape[i - 1] for i in self.axes))
         self.kept = tuple(1 if i + 1 in self.axes else n for i, n in enumerate(shape))
         self.terms = (max(self.count, 1), 1)
+
+    def within(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Sums and means of numbers >= 0 are >= 0, whatever rounding says."""
+        l = boxes[0][0]
+        low = torch.where((~(l >= 0)).sum(self.axes) == 0, 0.0, -torch.inf).to(l.dtype)
+        low = low.reshape(l.shape[0], *self.out_shape)
+        return low, torch.full_like(low, torch.inf)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.sum(self.axes).reshape(x.shape[0], *self.out_shape)

@@ -4,7 +4,7 @@ Exp and Softplus are convex, Log is concave. The Elu family is scale (x above 0,
 curved piece, one straight one, and a kink at 0 where the slopes there differ. All critical points are logarithms of the
 slope: an error of a few units of rounding in x, where f'' is a slope itself.
 
-Log is unbounded at 0: intervals are cut to the positive normal numbers, and one that reaches below is unbounded.
+Log is unbounded at 0: intervals are cut to the positive normal numbers, and one that reaches below them is unbounded.
 
 Symbols: x, s: (N, *shape), elementwise.
 """
@@ -42,6 +42,7 @@ class Log(Curved):
     """Defined above 0. Near 1 the value is small and its error is relative all the same."""
 
     bend = -1
+    domain = (0.0, inf)
 
     def f(self, x: Tensor) -> Tensor:
         return torch.log(x)

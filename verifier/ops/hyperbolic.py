@@ -62,6 +62,7 @@ class Acosh(Curved):
     bend = -1
 
     limits = (0.0, inf)
+    domain = (1.0, inf)
 
     def f(self, x: Tensor) -> Tensor:
         return torch.acosh(x)
@@ -82,6 +83,7 @@ class Atanh(SShaped):
     """Defined between -1 and 1."""
 
     inward = False
+    domain = (-1.0, 1.0)
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -108,6 +110,7 @@ class Asin(SShaped):
     """Defined on [-1, 1]."""
 
     inward = False
+    domain = (-1.0, 1.0)
 
     def f(self, x: Tensor) -> Tensor:
         return torch.asin(x)
@@ -128,6 +131,7 @@ class Acos(SShaped):
     """pi / 2 - asin(x): falling, convex left of 0."""
 
     rising = False
+    domain = (-1.0, 1.0)
 
     def f(self, x: Tensor) -> Tensor:
         return torch.acos(x)

@@ -23,7 +23,8 @@ some slope is on the envelope; so from points on either side of m the slope of t
 them, until the chord is the bridge (`rounds` times; each step roughly squares the error where the bridge is tangent).
 Upper lines mirror this.
 
-A box that leaves the function's domain is cut to the domain (`within`): a point outside gives no number.
+Nothing is said about a box that leaves the function's domain (`domain`): a point outside gives no number, and what
+later steps would make of that (a maximum, a clip, a choice may turn it into one) is not for us to guess.
 
 Symbols: l, u, s, offsets: (N, *shape), elementwise.
 """
@@ -59,6 +60,7 @@ class Pointwise(Nonlinear):
     valley: tuple[float, float] | None = None  # (x, f(x)): f falls left of x and rises right of it
     drift = 2.0  # error of s x as evaluated and of the difference from it, in machine epsilons relative to |s x|
     limits = (-float("inf"), float("inf"))  # no value of f lies outside
+    domain = (-float("inf"), float("inf"))  # f has a value, or a pole, from the one to the other, ends included
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -97,8 +99,13 @@ class Pointwise(Nonlinear):
         return u > l
 
     def within(self, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The part of [l, u] in the domain; where there is none, any interval of the domain."""
+        """The part of [l, u] where f can be evaluated; where there is none, any interval where it can."""
         return l, u
+
+    def outside(self, l: Tensor, u: Tensor) -> Tensor | None:
+        """Where [l, u] leaves the domain: bool like l; None: nowhere."""
+        low, high = self.domain
+        return None if low == -high == -float("inf") else (l < low) | (u > high)
 
     def poles(self, l: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where f is unbounded below and above on [l, u] (a part of the domain): bool like l; None: nowhere."""
@@ -120,7 +127,13 @@ class Pointwise(Nonlinear):
         low, high = low.clamp(*self.limits), high.clamp(*self.limits)
         below, above = self.poles(l, u)
         low = low if below is None else torch.where(below, -torch.inf, low)
-        return low, high if above is None else torch.where(above, torch.inf, high)
+        high = high if above is None else torch.where(above, torch.inf, high)
+        return self._unknown(*boxes[0], low, high)
+
+    def _unknown(self, l: Tensor, u: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and greatest values, infinite where the box leaves the domain."""
+        out = self.outside(l, u)
+        return (low, high) if out is None else (torch.where(out, -torch.inf, low), torch.where(out, torch.inf, high))
 
     def _range(self, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Least and greatest value on [l, u], as far as f is evaluated exactly."""
@@ -143,14 +156,13 @@ class Pointwise(Nonlinear):
 
     def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The lower and upper offset for slope s on [l, u], rounded outward; s, l, u finite and l <= u."""
+        box = l, u
         l, u = self.within(l, u)
         fl, fu = self.f(l), self.f(u)
         dips, peaks = self.stationary(l, u, s)
         below, above = self.poles(l, u)
-        return (
-            self._extreme(l, u, s, fl, fu, dips, below, True)[0],
-            self._extreme(l, u, s, fl, fu, peaks, above, False)[0],
-        )
+        low = self._extreme(l, u, s, fl, fu, dips, below, True)[0]
+        return self._unknown(*box, low, self._extreme(l, u, s, fl, fu, peaks, above, False)[0])
 
     def _extreme(
         self,
@@ -193,7 +205,8 @@ class Pointwise(Nonlinear):
         return y - sx - slack if low else y - sx + slack
 
     def relax(self, l: Tensor, u: Tensor) -> Lines:
-        finite = torch.isfinite(l) & torch.isfinite(u)
+        finite, out = torch.isfinite(l) & torch.isfinite(u), self.outside(l, u)
+        finite = finite if out is None else finite & ~out
         a, b = torch.where(finite, l, 0.0), torch.where(finite, u, 0.0)
         a, b = self.within(a, b)
         fa, fb = self.f(a), self.f(b)

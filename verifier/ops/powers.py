@@ -49,6 +49,8 @@ class Power(Curved):
         self.rounds = 3 if self.turns else 0
         if not self.odd:
             self.limits = (0.0, inf)
+        if not self.whole:
+            self.domain = (0.0, inf)
 
     def _bend(self) -> int:
         p = self.p

@@ -45,12 +45,18 @@ def instances(folder: str, limit: int) -> list[tuple[str, str]]:
     return [(os.path.join(folder, r[0]), os.path.join(folder, r[1])) for r in rows][:limit]
 
 
-def forward_difference(model: str, network, problem, program, points: np.ndarray) -> float:
-    """Largest difference between ONNX Runtime and our operators, relative to the largest output."""
+def forward_difference(model: str, network, problem, dtype, points: np.ndarray) -> float:
+    """Largest difference between ONNX Runtime and our operators, relative to the largest output; on the whole network,
+    whatever the property lets the problem leave out of it.
+    """
     import onnxruntime as ort
     import torch
 
+    from verifier.bounds.program import Program
     from verifier.net.load import read_model_bytes
+    from verifier.problem import flatten
+
+    program = Program(flatten(network, problem.moving, problem.base, np.zeros(0, np.int64)), dtype, "cpu")
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
@@ -105,7 +111,7 @@ def one(model: str, prop: str, dtype, regions: int, seen: dict) -> dict:
         value = y @ rows[0].double().T
         if r == chosen[0]:
             found["difference"] = forward_difference(
-                model, seen[model], problem, program, x[:3].astype(np.float32).astype(float)
+                model, seen[model], problem, dtype, x[:3].astype(np.float32).astype(float)
             )
         limit = limits(l.device).rows
         for name in ("interval", "crown"):

@@ -67,7 +67,7 @@ def compile_problem(network: Network, query: Query) -> Problem:
     moving, base = _moving(lower, upper, network.dtype)
     named = np.unique(query.term_var[query.term_var < query.n_inputs])
     used = np.intersect1d(named, moving)
-    flat = _flatten(without_last_functions(network, query), moving, base, used)
+    flat = flatten(without_last_functions(network, query), moving, base, used)
     fixed = lower[0] if len(lower) else np.zeros(query.n_inputs)
     coef, row_of, const_of = _distinct_rows(query, used, fixed)
     row, const, slot, slots = _tables(query, regions, row_of, const_of)
@@ -164,7 +164,7 @@ def _keeps_order(n: Node, pairs: np.ndarray) -> bool:
     return n.kind in INCREASING or (n.kind in INCREASING_IF and all(n.attrs[k] > 0 for k in INCREASING_IF[n.kind]))
 
 
-def _flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.ndarray) -> Network:
+def flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.ndarray) -> Network:
     """One flat input t (m,), one flat output (p,): the model's outputs in order, then the inputs `used` by rows."""
     dtype = network.dtype
     nodes = [Node("//x", "Embed", ("//t", "//base"), base.shape, dtype, {"index": moving})]

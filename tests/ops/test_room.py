@@ -91,7 +91,8 @@ def test_computed_places_outside_an_axis_go_to_its_end():
 def test_strided_adjoint_counts_only_the_windows_that_cover_an_entry():
     """Kernel 4, stride 2: an entry lies under two windows, so the adjoint sums 2 products per output channel, not 4."""
     attrs = {"strides": (2,), "dilations": (1,), "pads": (0, 0), "group": 1}
-    op = stand("Conv", [(1, 3, 8), (5, 3, 4), (5,)], (1, 5, 3), {1: np.ones((5, 3, 4)), 2: np.ones(5)}, **attrs)
+    constants = {1: np.ones((5, 3, 4), "f"), 2: np.ones(5, "f")}
+    op = stand("Conv", [(1, 3, 8), (5, 3, 4), (5,)], (1, 5, 3), constants, **attrs)
     assert op.terms == (3 * 4 + 1, 5 * 2)
 
 

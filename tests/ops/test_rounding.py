@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from verifier.ops import OPS
+from verifier.ops import OPS, arithmetic
 from verifier.ops.base import Site, gamma
 
 OPS.load()
@@ -69,3 +69,11 @@ def test_errors_stay_within_gamma(make, sizes, batch, device):
     wide.weight = wide.magnitude
     allowed = gamma(narrow.terms[1], torch.float32) * wide.adjoint(a.double().abs())[0]
     assert bool(((back.double() - exact).abs() <= allowed).all())
+
+
+def test_constants_that_rewrites_computed_count_as_rounded_in_float64():
+    """They are float64 in a float32 model; a file's own constants are exact there."""
+    for dtype, more in ((np.float32, 0), (np.float64, arithmetic.DERIVED)):
+        weight = np.ones((3, 2), dtype)
+        op = stand("Linear", (weight, None), ((3,), (3, 2), None), (2,), torch.float64, "cpu")
+        assert op.terms == (3 + more, 2 + more)

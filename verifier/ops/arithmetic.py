@@ -41,6 +41,20 @@ def rounded(site: Site, *slots: int) -> int:
         return int(any(v is not None and v.dtype.kind in "fiu" and bool((v.astype(kind) != v).any()) for v in values))
 
 
+DERIVED = 8
+
+
+def derived(site: Site, *slots: int) -> int:
+    """Terms for constants of a float32 model that rewrites computed in float64: they are off by a few roundings of
+    float64 themselves, which must count when that is the working precision; plus `rounded`.
+
+    (Sums in which much cancels, as in a product of two matrices, may be off by more than that of what is left.)
+    """
+    values = (site.constants[i] for i in slots if i < len(site.constants))
+    wide = any(v is not None and v.dtype == np.float64 for v in values)
+    return rounded(site, *slots) + (DERIVED if wide and site.out_dtype == np.float32 else 0)
+
+
 class Total(Affine):
     """y = sum_i s_i x_i + c with signs s_i = 1 or -1 over operands that broadcast; constant ones make c."""
 
@@ -54,7 +68,7 @@ class Total(Affine):
             part = part if sign > 0 else -part
             self.c = part if self.c is None else self.c + part
         repeats = max(size(site.shape) // max(size(s), 1) for s in self.in_shapes)
-        operands = len(self.signs) + len(parts) + (rounded(site, *range(len(site.shapes))) if parts else 0)
+        operands = len(self.signs) + len(parts) + (derived(site, *range(len(site.shapes))) if parts else 0)
         self.terms = (operands, max(repeats, 1))
         self.entrywise = len(self.in_shapes) == 1
 
@@ -115,7 +129,7 @@ class Scale(Affine):
         self.k = site.constant(slot)
         self.magnitude = self.k.abs()
         self.rank = len(site.shape)
-        extra = rounded(site, slot)
+        extra = derived(site, slot)
         self.terms = (1 + extra, max(size(site.shape) // max(size(self.in_shapes[0]), 1), 1) + extra)
 
     def _times(self, x: Tensor, k: Tensor) -> Tensor:
@@ -188,7 +202,7 @@ class BatchNormalization(Affine):
             raise Unsuitable(f"{site.name}: BatchNormalization needs constant scale and shift")
         tail = (1,) * (len(site.shape) - 2)
         self.scale, self.shift = scale.reshape(-1, *tail), shift.reshape(-1, *tail)
-        extra = rounded(site, 1, 2)
+        extra = derived(site, 1, 2)
         self.terms = (2 + extra, 1 + extra)
 
     def forward(self, x: Tensor) -> Tensor:

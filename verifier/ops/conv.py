@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.arithmetic import rounded
+from verifier.ops.arithmetic import derived
 from verifier.ops.base import Affine, Shape, Site, Unsuitable
 
 FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -108,7 +108,7 @@ class Weighted(Sliding):
         self.magnitude = self.weight.abs()
         self.groups = site.attrs["group"]
         self.window = Window(site, tuple(self.weight.shape[2:]))
-        self.rounded = rounded(site, 1, 2)
+        self.rounded = derived(site, 1, 2)
 
     def _merged(self, step, x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
         return step(x.flatten(0, 1), weight, bias).reshape(x.shape[0], *shape)

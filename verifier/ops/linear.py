@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from verifier.ops import OPS, contractions
-from verifier.ops.arithmetic import rounded, unbroadcast
+from verifier.ops.arithmetic import derived, unbroadcast
 from verifier.ops.base import Affine, Operator, Shape, Site, Unsuitable, size
 
 
@@ -32,7 +32,7 @@ class Linear(Affine):
             raise Unsuitable(f"{site.name}: Linear needs a constant bias")
         self.magnitude = self.weight.abs()
         n_in, n_out = self.weight.shape
-        extra = rounded(site, 1, 2)
+        extra = derived(site, 1, 2)
         self.terms = (n_in + (self.bias is not None) + extra, n_out + extra)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class MatMulConstant(Affine):
         self.matrix, self.magnitude = c, c.abs()
         repeats = size(batch) // max(size(matrix[:-2]), 1)
         inner, outer = (c.shape[-2], c.shape[-1]) if self.left else (c.shape[-1], c.shape[-2])
-        extra = rounded(site, 1 - slot)
+        extra = derived(site, 1 - slot)
         self.terms = (inner + extra, outer * repeats + extra)
 
     def _times(self, x: Tensor, c: Tensor) -> Tensor:

@@ -189,18 +189,17 @@ class Search:
         self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.pool))
         if len(points):
             self._try(self.parts.attack.probe(points, region))
-        self.listener(
-            Event(
-                "search",
-                "round",
-                {
-                    "domains": self.stats["domains"],
-                    "waiting": len(self.pool),
-                    "per second": round(self.rate),
-                    "worst bound": float(self.pool.held.score.min()) if len(self.pool) else 0.0,
-                },
-            )
-        )
+        self._tell(self.pool)
+
+    def _tell(self, pool: Pool) -> None:
+        """Reports a round."""
+        facts = {
+            "domains": self.stats["domains"],
+            "waiting": len(pool),
+            "per second": round(self.rate),
+            "worst bound": float(pool.held.score.min()) if len(pool) else 0.0,
+        }
+        self.listener(Event("search", "round", facts))
 
     def _choose_method(self) -> None:
         """Where the backward method is slow, measures whether forward planes close domains faster, and keeps the

@@ -69,7 +69,7 @@ def split(parents: Cases, levels: int) -> Cases:
     for level in range(levels):
         at = children.prefer[:, level]
         can = at >= 0
-        two = torch.cat([torch.arange(len(children)), torch.nonzero(can).squeeze(1)])
+        two = torch.cat([torch.arange(len(children), device=at.device), torch.nonzero(can).squeeze(1)])
         first = len(children)
         children = children.take(two)
         place = (children.column >= 0).sum(1, keepdim=True)

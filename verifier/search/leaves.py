@@ -9,7 +9,9 @@ always has a solution. If t > 0 nothing in the case satisfies the disjunct, and 
 rows and betas of splits, are what `verifier.bounds.certify` evaluates: no solver's tolerance is trusted. If t <= 0, x
 satisfies everything as far as the solver can tell, with the most room: a candidate.
 
-Solved by HiGHS, through highspy or scipy, whichever is there. Symbols: P splits, S rows, m dimensions.
+Solved by HiGHS through scipy (the extra `exact`); without it such cases are set aside.
+
+Symbols: P splits, S rows, m dimensions.
 """
 
 from __future__ import annotations

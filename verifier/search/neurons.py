@@ -181,18 +181,7 @@ class NeuronSearch(Search):
         self.stats["rounds"] += 1
         self._settle(bounded, bounder, index)
         self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.cases))
-        self.listener(
-            Event(
-                "search",
-                "round",
-                {
-                    "domains": self.stats["domains"],
-                    "waiting": len(self.cases),
-                    "per second": round(self.rate),
-                    "worst bound": float(self.cases.held.score.min()) if len(self.cases) else 0.0,
-                },
-            )
-        )
+        self._tell(self.cases)
 
     def _settle(self, bounded: Bounded, bounder: Bounder, index: int) -> None:
         """Puts what stays open into the pool, and tries the minimisers as counterexamples."""

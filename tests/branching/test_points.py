@@ -1,0 +1,73 @@
+"""Split points lie inside, leave about the least gap that any point leaves, and have the function's symmetries."""
+
+import pytest
+import torch
+
+from verifier.branching.points import Points, kink, middle
+from verifier.branching.tables import COMMON, Table, build, gap, grid_for, key
+
+NAMES = ("sigmoid", "tanh+mul", "sin", "sqrt")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return {n: Table.of(grid_for(COMMON[n]), build(COMMON[n]), "cpu") for n in NAMES}
+
+
+def intervals(name: str, count: int = 300):
+    g = torch.Generator().manual_seed(1)
+    l = (torch.rand(count, generator=g, dtype=torch.float64) * 2 - 1) * 5
+    l = l.abs() + 0.05 if name == "sqrt" else l
+    return l, l + 0.2 + 6 * torch.rand(count, generator=g, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leaves_about_the_least_gap(tables, name):
+    l, u = intervals(name)
+    area = gap(COMMON[name])
+
+    def left(t):
+        p = l + t * (u - l)
+        return area(l, p) + area(p, u)
+
+    mesh = torch.linspace(0, 1, 202, dtype=torch.float64)[1:-1]
+    least = torch.stack([left(t) for t in mesh]).amin(0)
+    ratio = left(tables[name].fraction(l, u)) / least
+    assert float(ratio.mean()) < 1.005
+    assert float(ratio.quantile(0.97)) < 1.02
+
+
+def test_odd_functions_have_mirrored_points(tables):
+    l, u = intervals("sigmoid")
+    for name in ("sigmoid", "tanh+mul"):
+        t, mirrored = tables[name].fraction(l, u), tables[name].fraction(-u, -l)
+        torch.testing.assert_close(t, 1 - mirrored, atol=0.02, rtol=0)
+
+
+class Stub:
+    """Stands where an operator would that no table knows."""
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_every_point_is_strictly_inside(tables, dtype):
+    points = Points()
+    operator = COMMON["sigmoid"][0].operator()
+    points.tables[key(COMMON["sigmoid"])] = tables["sigmoid"]
+    inf = float("inf")
+    l = torch.tensor([-inf, -inf, 2.0, -1e30, 1e5, 1.0, -300.0, -1.0, -3e38], dtype=dtype)
+    u = torch.tensor([inf, 3.0, inf, 1e30, 1e6, 1.0 + 1e-6, 1.0, 1.0, 3e38], dtype=dtype)
+    for ops in ((operator,), (Stub(),), (Stub(), operator)):
+        p = points.points(ops, l, u)
+        assert p.dtype == dtype and bool(((p > l) & (p < u)).all())
+
+
+def test_kinks_come_first():
+    l, u = torch.tensor([-1.0, 1.0, -9.0]), torch.tensor([3.0, 2.0, 1.5])
+    assert kink((0.0,), l, u).tolist() == [0.0, 1.5, 0.0]
+    assert kink((0.0, 1.0), l, u).tolist() == [1.0, 1.5, 0.0]
+    assert middle(l, u).tolist() == [1.0, 1.5, -3.75]
+
+
+def test_the_key_forgets_the_order_but_not_the_constants():
+    assert key(COMMON["sin+cos"]) == key(COMMON["sin+cos"][::-1])
+    assert len({key(c) for c in COMMON.values()}) == len(COMMON)

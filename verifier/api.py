@@ -111,16 +111,23 @@ def replay(model: Model, prop: str | os.PathLike[str], x: np.ndarray) -> tuple[Q
 
     No judgement, and a text, where x has not as many entries as the model has inputs.
     """
+    judge = replayer(model, prop)
+    query = judge.query
+    if len(x) != query.n_inputs:
+        return query, None, f"the counterexample has {len(x)} inputs, the model takes {query.n_inputs}"
+    judgement = judge.judge(x)
+    if judgement.disjunct >= 0:
+        return query, judgement, ""
+    return query, judgement, f"the property does not hold there: off by {query.violation(x, judgement.y):g}"
+
+
+def replayer(model: Model, prop: str | os.PathLike[str]) -> Replayer:
+    """What runs the model in ONNX Runtime and judges by the property; whether there are bounds for it matters not."""
     query = parse_property(prop)
     network = load_network(model)
     if query.n_inputs != network.n_inputs or query.n_outputs != network.n_outputs:
         compile_problem(network, query)  # raises the error that says so
-    if len(x) != network.n_inputs:
-        return query, None, f"the counterexample has {len(x)} inputs, the model takes {network.n_inputs}"
-    judgement = Replayer(lambda: _bytes(model), network, query).judge(x)
-    if judgement.disjunct >= 0:
-        return query, judgement, ""
-    return query, judgement, f"the property does not hold there: off by {query.violation(x, judgement.y):g}"
+    return Replayer(lambda: _bytes(model), network, query)
 
 
 def _bytes(model: Model) -> bytes:

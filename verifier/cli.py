@@ -5,6 +5,8 @@
     verify check MODEL PROPERTY CE   replay a counterexample
     verify supports …                say what this build can do
     verify settings                  list what --set and configuration files may set
+    verify report DIR …              make a page of the results of runs
+    verify view MODEL PROPERTY …     draw an instance, and a counterexample to it
 
 Standard output carries the answer and nothing else; everything else goes to standard error. Exit status: 0 with a
 verdict, 2 for bad input or usage, 3 for a bug of ours, and then no verdict. How the answer comes in time and whole is
@@ -87,7 +89,7 @@ def _run_parser() -> Parser:
     p = Parser(
         prog="verify",
         description="Decides whether an input satisfies the property (sat, with a counterexample) or none does (unsat)",
-        epilog="Other commands: verify explain | check | supports | settings, each with --help. "
+        epilog="Other commands: verify explain | check | supports | settings | report | view, each with --help. "
         f"Presets: {', '.join(settings.presets())}.",
         allow_abbrev=False,
     )
@@ -344,7 +346,53 @@ def list_settings(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"explain": explain, "check": check, "supports": supports, "settings": list_settings}
+def report(argv: list[str]) -> int:
+    """`verify report DIR…`: writes a page and plots; prints the table by benchmark."""
+    p = Parser(prog="verify report", description="Makes one HTML page of the results of runs; the first is reported on.")
+    p.add_argument("runs", metavar="DIR", nargs="+", help="folder with results.jsonl, or a results file; more to compare")
+    p.add_argument("-o", "--out", metavar="F", help="the page; plots go to F's folder (default: report.html in DIR)")
+    known = "answers published: a results.csv or instances.csv, or a folder of such; may be repeated"
+    p.add_argument("--published", metavar="PATH", action="append", default=[], help=known)
+    drawn = "instance whose bounds are drawn over time (default: those that took longest); may be repeated"
+    p.add_argument("--bounds", metavar="SUITE/INDEX", action="append", default=[], help=drawn)
+    args = p.parse_args(argv)
+    from verifier.report import plots, write
+
+    made = write.read(args.runs, args.published, args.bounds)
+    first = Path(args.runs[0])
+    out = args.out or (first if first.is_dir() else first.parent) / "report.html"
+    written = write.write(made, out)
+    print("\n".join([*write.summary(made), f"written: {written[0]}"]))
+    if len(written) > 1:
+        print(f"         {written[1].parent}/ ({len(written) - 1} files)")
+    if not plots.available():
+        print("verify: no plots: matplotlib is not installed (pip install 'clipbab[plots]')", file=sys.stderr)
+    return 0
+
+
+def view(argv: list[str]) -> int:
+    """`verify view MODEL PROPERTY [WITNESS]`: draws the instance."""
+    p = Parser(prog="verify view", description="Draws the property's centre, a counterexample, and the model's outputs.")
+    _add_files(p)
+    p.add_argument("witness", metavar="WITNESS", nargs="?", help="counterexample or result file, plain or .gz")
+    p.add_argument("-o", "--out", metavar="F", required=True, help="the picture: .png, .svg or .pdf")
+    args = p.parse_args(argv)
+    _clear(args.out, (args.model, args.property))
+    from verifier.report import view
+
+    for line in view.draw(args.model, args.property, args.witness, args.out):
+        print(line)
+    return 0
+
+
+COMMANDS = {
+    "explain": explain,
+    "check": check,
+    "supports": supports,
+    "settings": list_settings,
+    "report": report,
+    "view": view,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -348,9 +348,9 @@ def list_settings(argv: list[str]) -> int:
 
 def report(argv: list[str]) -> int:
     """`verify report DIR…`: writes a page and plots; prints the table by benchmark."""
-    p = Parser(prog="verify report", description="Makes one HTML page of the results of runs; the first is reported on.")
-    p.add_argument("runs", metavar="DIR", nargs="+", help="folder with results.jsonl, or a results file; more to compare")
-    p.add_argument("-o", "--out", metavar="F", help="the page; plots go to F's folder (default: report.html in DIR)")
+    p = Parser(prog="verify report", description="Makes a page of the results of runs; the first is reported on.")
+    p.add_argument("runs", metavar="DIR", nargs="+", help="folder with results.jsonl, or a results file")
+    p.add_argument("-o", "--out", metavar="F", help="the page, with a folder of plots beside it (default: DIR/report.html)")
     known = "answers published: a results.csv or instances.csv, or a folder of such; may be repeated"
     p.add_argument("--published", metavar="PATH", action="append", default=[], help=known)
     drawn = "instance whose bounds are drawn over time (default: those that took longest); may be repeated"
@@ -372,7 +372,7 @@ def report(argv: list[str]) -> int:
 
 def view(argv: list[str]) -> int:
     """`verify view MODEL PROPERTY [WITNESS]`: draws the instance."""
-    p = Parser(prog="verify view", description="Draws the property's centre, a counterexample, and the model's outputs.")
+    p = Parser(prog="verify view", description="Draws a property's centre, a counterexample, and the outputs.")
     _add_files(p)
     p.add_argument("witness", metavar="WITNESS", nargs="?", help="counterexample or result file, plain or .gz")
     p.add_argument("-o", "--out", metavar="F", required=True, help="the picture: .png, .svg or .pdf")

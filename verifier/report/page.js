@@ -7,7 +7,7 @@ for (const table of document.querySelectorAll("table")) {
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const key = row => {
       const cell = row.cells[column];
-      return "key" in cell.dataset ? (cell.dataset.key === "inf" ? Infinity : Number(cell.dataset.key)) : cell.textContent;
+      return "key" in cell.dataset ? Number(cell.dataset.key.replace("inf", "Infinity")) : cell.textContent;
     };
     const order = (a, b) => {
       const [x, y] = [key(a), key(b)];

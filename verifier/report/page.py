@@ -38,17 +38,27 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], last_is_total: 
 
     A cell that is a (shown, sortable) pair sorts by the second. Numbers stand to the right.
     """
+    rows = list(rows)
     made = [tag("tr", *map(_cell, row)) for row in rows]
+    numeric = [bool(rows) and _is_number(rows[0][k]) for k in range(len(head))]
     foot = [tag("tfoot", made.pop())] if last_is_total and made else []
-    heads = tag("thead", tag("tr", *(tag("th", tag("button", h, type="button"), scope="col") for h in head)))
+    heads = tag("thead", tag("tr", *map(_head, head, numeric)))
     return tag("div", tag("table", heads, tag("tbody", *made), *foot), class_="wide", tabindex="0")
+
+
+def _head(text: str, numeric: bool) -> Html:
+    return tag("th", tag("button", text, type="button"), scope="col", **({"class_": "n"} if numeric else {}))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value[1] if isinstance(value, tuple) else value, (int, float))
 
 
 def _cell(value: object) -> Html:
     shown, key = value if isinstance(value, tuple) else (value, value)
-    if isinstance(key, (int, float)):
-        return tag("td", shown, class_="n", data_key="" if math.isnan(key) else repr(float(key)))
-    return tag("td", shown)
+    if _is_number(value):
+        return tag("td", shown, class_="n", data_key="-inf" if math.isnan(key) else repr(float(key)))
+    return tag("td", shown, class_="long") if not isinstance(shown, Html) and len(str(shown)) > 30 else tag("td", shown)
 
 
 def seconds(value: float) -> tuple[str, float]:

@@ -18,7 +18,7 @@ from verifier.report.figures import Judged
 from verifier.report.records import DECIDED, Record
 
 INK = "#010203"  # stands for the page's colour
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6fd1", "#7f8c2d")  # told apart by all
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6fd1", "#7f8c2d", "#a0522d", "#2f4f6f")
 MARKS = "osD^vPX*"
 VERDICT = {"sat": "#d55e00", "unsat": "#0072b2"}
 WRONG, NEITHER = "#e01030", "#8c8c8c"
@@ -120,7 +120,7 @@ def cactus(curves: Sequence[tuple[str, list[float]]], instances: int) -> Plot:
         axes.set_xlabel("instances solved")
         axes.set_ylabel("seconds for each")
         axes.legend(loc="upper left")
-        caption = f"The n-th quickest answer of each source, over {instances} instances. Further right and lower is better."
+        caption = f"The n-th quickest answer of each source, of {instances} instances. Right and low is better."
         return finished("cactus", "Solved over time", caption, fig)
 
 
@@ -154,8 +154,8 @@ def scatter(name: str, mine: str, other: str, pairs: Sequence[tuple[Judged, Reco
         axes.set_aspect("equal")
         axes.legend(loc="lower right")
         caption = (
-            f"{len(pairs)} instances that both have. Above the diagonal {mine} was quicker; beyond the dotted lines lies "
-            "what was not solved."
+            f"{len(pairs)} instances that both have. Above the diagonal {mine} was quicker; beyond the dotted lines "
+            "lies what was not solved."
         )
         return finished(name, f"{mine} against {other}", caption, fig)
 

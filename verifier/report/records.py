@@ -217,8 +217,11 @@ def _text_value(v: Any) -> bool:
 
 
 def _bounds(v: Any) -> bool:
-    fits = lambda p: isinstance(p, list) and len(p) == 3 and all(map(_number, p[:2])) and (p[2] is None or _number(p[2]))
-    return isinstance(v, list) and all(map(fits, v))
+    return isinstance(v, list) and all(map(_moment, v))
+
+
+def _moment(p: Any) -> bool:
+    return isinstance(p, list) and len(p) == 3 and all(map(_number, p[:2])) and (p[2] is None or _number(p[2]))
 
 
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {

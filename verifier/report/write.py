@@ -95,10 +95,11 @@ def summary(report: Report) -> list[str]:
     """The table by benchmark as lines of text."""
     lines = figures.by_suite(report.judged)
     rows = [["benchmark", "instances", "solved", "sat", "unsat", "wrong", "new", "PAR2 s"]]
-    rows += [[line.suite, *map(str, (line.n, line.solved, line.sat, line.unsat, line.wrong, line.new)),
-              seconds(line.par2)[0]] for line in lines]  # fmt: skip
+    for line in lines:
+        counts = map(str, (line.n, line.solved, line.sat, line.unsat, line.wrong, line.new))
+        rows.append([line.suite, *counts, seconds(line.par2)[0]])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths))) for row in rows]
+    return ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in rows]
 
 
 def render(report: Report, drawn: Sequence[Plot]) -> str:
@@ -200,11 +201,12 @@ def _failed(report: Report) -> Html:
     kinds = Counter((j.record.verdict, _kind(j.why)) for j in failed)
     counts = table(["verdict", "reason", "instances"], [[v, why, n] for (v, why), n in kinds.most_common(12)])
     rows = [
-        [_name(j.record), _answer(j), seconds(j.record.seconds), seconds(j.record.timeout), j.why, _last_bound(j.record)]
+        [_name(r), _answer(j), seconds(r.seconds), seconds(r.timeout), j.why, _last_bound(r)]
         for j in failed
+        for r in [j.record]
     ]
     head = ["instance", "answer", "seconds", "timeout", "reason", "last bound"]
-    return section("Not solved", tag("h3", "Reasons"), counts, tag("h3", "Instances", class_="next"), table(head, rows))
+    return section("Not solved", tag("h3", "Reasons"), counts, tag("h3", "Instances"), table(head, rows))
 
 
 def _kind(why: str) -> str:

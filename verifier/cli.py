@@ -350,7 +350,7 @@ def report(argv: list[str]) -> int:
     """`verify report DIR…`: writes a page and plots; prints the table by benchmark."""
     p = Parser(prog="verify report", description="Makes a page of the results of runs; the first is reported on.")
     p.add_argument("runs", metavar="DIR", nargs="+", help="folder with results.jsonl, or a results file")
-    p.add_argument("-o", "--out", metavar="F", help="the page, with a folder of plots beside it (default: DIR/report.html)")
+    p.add_argument("-o", "--out", metavar="F", help="the page, a folder of plots beside it (default: DIR/report.html)")
     known = "answers published: a results.csv or instances.csv, or a folder of such; may be repeated"
     p.add_argument("--published", metavar="PATH", action="append", default=[], help=known)
     drawn = "instance whose bounds are drawn over time (default: those that took longest); may be repeated"

@@ -81,7 +81,7 @@ class Line:
         self.known += j.published is not None
         self.par2 += j.par2
         if not j.solved:
-            self.other["late" if j.record.verdict in DECIDED else j.record.verdict] += 1
+            self.other["wrong" if j.wrong else "late" if j.record.verdict in DECIDED else j.record.verdict] += 1
 
 
 def judge(run: Run, published: Run | None) -> list[Judged]:
@@ -94,7 +94,7 @@ def by_suite(judged: Iterable[Judged]) -> list[Line]:
     lines: dict[str, Line] = {}
     total = Line(TOTAL)
     for j in judged:
-        lines.setdefault(j.record.suite, Line(j.record.suite)).add(j)
+        lines.setdefault(j.record.group, Line(j.record.group)).add(j)
         total.add(j)
     return [*(lines[name] for name in sorted(lines)), total]
 
@@ -112,7 +112,7 @@ def stage_times(judged: Iterable[Judged]) -> tuple[list[str], dict[str, dict[str
         spent = dict(r.stages)
         spent["other"] = max(0.0, r.seconds - sum(spent.values()))
         for stage, seconds in spent.items():
-            row = table.setdefault(r.suite, {})
+            row = table.setdefault(r.group, {})
             row[stage] = row.get(stage, 0.0) + seconds
             total[stage] += seconds
     return [s for s, _ in sorted(total.items(), key=lambda p: (-p[1], p[0]))], table

@@ -18,9 +18,9 @@ from verifier.report.figures import Judged
 from verifier.report.records import DECIDED, Record
 
 INK = "#010203"  # stands for the page's colour
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6fd1", "#7f8c2d", "#a0522d", "#2f4f6f")
+SERIES = ("#1b84c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6fd1", "#7f8c2d", "#a0522d", "#2f4f6f")
 MARKS = "osD^vPX*"
-VERDICT = {"sat": "#d55e00", "unsat": "#0072b2"}
+VERDICT = {"sat": "#d55e00", "unsat": "#1b84c6"}
 WRONG, NEITHER = "#e01030", "#8c8c8c"
 LEAST = 0.01  # seconds: what is quicker is drawn there
 STYLE = {
@@ -191,6 +191,7 @@ def bounds(records: Sequence[Record]) -> Plot:
             upper.plot(seconds, bound, color=colour, label=label, linewidth=1.3, **mark)
             lower.plot(seconds, open_domains, color=colour, linewidth=1.3, drawstyle="steps-post")
         upper.axhline(0.0, color=INK, alpha=0.5, linewidth=0.8, linestyle="--")
+        upper.set_yscale("symlog", linthresh=0.01)
         upper.set_ylabel("worst lower bound")
         lower.set_yscale("symlog", linthresh=1)
         lower.set_ylim(bottom=0)

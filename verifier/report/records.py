@@ -68,6 +68,12 @@ class Record:
     bounds: tuple[tuple[float, float, float], ...] = ()
     started: str = ""
     version: str = ""
+    file: str = ""  # the source's name where it names no suite
+
+    @property
+    def group(self) -> str:
+        """The suite as it is shown."""
+        return self.suite or self.file
 
     @property
     def key(self) -> Key:
@@ -75,7 +81,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return f"{self.suite}/{self.index}"
+        return f"{self.group}/{self.index}"
 
     @property
     def files(self) -> str:
@@ -264,11 +270,11 @@ def _from_csv(text: str, path: Path) -> Iterator[Record]:
                 continue
         if len(cells) < len(head):
             raise FileError(f"{where}: expected {len(head)} columns ({', '.join(head)}), found {len(cells)}")
-        yield _row(dict(zip(head, cells)), suite, index, where)
+        yield _row(dict(zip(head, cells)), suite, path.name.split(".")[0], index, where)
         index += 1
 
 
-def _row(row: dict[str, str], suite: str, index: int, where: str) -> Record:
+def _row(row: dict[str, str], suite: str, file: str, index: int, where: str) -> Record:
     said = (row.get("verdict") if "verdict" in row else row["expected"]) or ""
     word = MEANS.get(said.lower(), said.lower())
     return Record(
@@ -280,6 +286,7 @@ def _row(row: dict[str, str], suite: str, index: int, where: str) -> Record:
         seconds=_seconds(row, ("seconds", "best_s"), 0.0 if word in DECIDED else math.inf, where),
         timeout=_seconds(row, ("timeout", "timeout_s"), math.inf, where),
         reason=row.get("note") or ("" if word in VERDICTS else said),
+        file=file,
     )
 
 

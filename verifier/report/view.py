@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def draw(model: str, prop: str, witness: str | None, out: str | os.PathLike[str]
 
     replayer = api.replayer(model, prop)
     x = _witness(witness, replayer.query.n_inputs) if witness else None
+    names = ["centre", "given point"]
     lower, upper = _box(replayer.query, x, prop)
     centre = (lower + upper) / 2
     outputs = [replayer.run(centre)]
@@ -45,12 +47,13 @@ def draw(model: str, prop: str, witness: str | None, out: str | os.PathLike[str]
         judgement = replayer.judge(x)
         outputs.append(judgement.y)
         holds = judgement.disjunct >= 0
-        said.append("a counterexample" if holds else "no counterexample: the property does not hold there")
+        names[1] = "counterexample" if holds else "given point"
+        said.append("" if holds else "no counterexample: the property does not hold at the given point")
     shape = image_shape([t.shape for t in replayer.network.inputs])
     size = "curves" if shape is None else f"an image of {shape[1]}x{shape[2]}, {shape[0]} channel(s)"
+    said = list(filter(None, said))
     title = " · ".join([Path(model).name, Path(prop).name, *said])
-    _save(_picture(title, centre, (upper - lower) / 2, x, outputs, shape), out)
-    names = ["centre", "given point"]
+    _save(_picture(title, centre, (upper - lower) / 2, x, outputs, shape, names), out)
     return [f"input: {size}", *(f"{n}: {margin(y)}" for n, y in zip(names, outputs)), *said, f"written: {out}"]
 
 
@@ -126,20 +129,21 @@ def _picture(
     x: np.ndarray | None,
     outputs: list[np.ndarray],
     shape: tuple[int, int, int, bool] | None,
+    names: Sequence[str] = ("centre", "counterexample"),
 ) -> Any:
     with plots.style():
         fig = plots.figure(9.0, 6.0 if shape is not None else 6.4)
         fig.suptitle(plots.plain(title), fontsize=10)
         parts = fig.subfigures(2, 1, height_ratios=[1.1, 1.0])
         if shape is None:
-            _curves(parts[0], centre, radius, x)
+            _curves(parts[0], centre, radius, x, names[1])
         else:
-            _images(parts[0], centre, radius, x, shape)
-        _bars(parts[1].add_subplot(), outputs)
+            _images(parts[0], centre, radius, x, shape, names[1])
+        _bars(parts[1].add_subplot(), outputs, names)
         return fig
 
 
-def _images(part: Any, centre: np.ndarray, radius: np.ndarray, x: np.ndarray | None, shape: Any) -> None:
+def _images(part: Any, centre: np.ndarray, radius: np.ndarray, x: np.ndarray | None, shape: Any, name: str) -> None:
     shown = centre if x is None else np.concatenate([centre, x])
     low, high = float(shown.min()), float(shown.max())
     if low >= 0 and high <= 1:
@@ -151,18 +155,18 @@ def _images(part: Any, centre: np.ndarray, radius: np.ndarray, x: np.ndarray | N
     if x is None:
         panels.append((f"half-width, at most {np.abs(change).max():.3g}", change / most, 0.0, "gray"))
     else:
-        panels.append(("counterexample", (x - low) / span, 0.0, "gray"))
+        panels.append((name, (x - low) / span, 0.0, "gray"))
         panels.append((f"difference, at most {np.abs(change).max():.3g}", change / most, -1.0, "RdBu_r"))
-    for axes, (name, values, least, colours) in zip(np.atleast_1d(part.subplots(1, len(panels))), panels):
+    for axes, (title, values, least, colours) in zip(np.atleast_1d(part.subplots(1, len(panels))), panels):
         picture = as_image(values, shape)
         if picture.ndim == 3:  # colours from 0 to 1; no change is grey
             picture = (picture - least) / (1 - least)
         axes.imshow(np.clip(picture, least, 1), cmap=colours, vmin=least, vmax=1, interpolation="nearest")
-        axes.set_title(name, fontsize=9)
+        axes.set_title(title, fontsize=9)
         axes.set_axis_off()
 
 
-def _curves(part: Any, centre: np.ndarray, radius: np.ndarray, x: np.ndarray | None) -> None:
+def _curves(part: Any, centre: np.ndarray, radius: np.ndarray, x: np.ndarray | None, name: str) -> None:
     axes, below = part.subplots(2, 1, sharex=True)
     at = np.arange(len(centre))
     line = {"marker": "o", "markersize": 3} if len(at) <= 60 else {}
@@ -171,21 +175,21 @@ def _curves(part: Any, centre: np.ndarray, radius: np.ndarray, x: np.ndarray | N
     below.set_ylabel("half-width" if x is None else "difference")
     below.bar(at, radius if x is None else x - centre, color=COLOURS[x is not None])
     if x is not None:
-        axes.plot(at, x, color=COLOURS[1], label="counterexample", linewidth=1, **line)
+        axes.plot(at, x, color=COLOURS[1], label=name, linewidth=1, **line)
     axes.set_ylabel("input")
     axes.legend(loc="best", fontsize=8)
     below.set_xlabel("input X_i")
     below.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _bars(axes: Any, outputs: list[np.ndarray]) -> None:
+def _bars(axes: Any, outputs: list[np.ndarray], names: Sequence[str]) -> None:
     """Bars of the outputs at each point, in order of their index."""
     n = len(outputs[0])
     kept = np.arange(n)
     if n > BARS:
         kept = np.sort(np.argsort(-np.max(outputs, axis=0), kind="stable")[:BARS])
     width = 0.8 / len(outputs)
-    for k, (name, y) in enumerate(zip(("centre", "counterexample"), outputs)):
+    for k, (name, y) in enumerate(zip(names, outputs)):
         places = np.arange(len(kept)) + (k - (len(outputs) - 1) / 2) * width
         axes.bar(places, y[kept], width, color=COLOURS[k], label=f"{name}: {margin(y)}")
     axes.axhline(0, color=plots.INK, linewidth=0.8)

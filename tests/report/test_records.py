@@ -34,7 +34,7 @@ def test_a_run_is_read_whole(tmp_path):
     ],
 )
 def test_a_wrong_value_is_told_with_its_line(tmp_path, changes, complaint):
-    folder = write_run(tmp_path, [record(), record(index=1, **changes)])
+    folder = write_run(tmp_path, [record(), {**record(index=1), **changes}])
     with pytest.raises(FileError) as e:
         read_run(folder)
     assert str(e.value).startswith(f"{folder}/results.jsonl:2: ") and complaint in str(e.value)

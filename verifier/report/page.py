@@ -13,6 +13,8 @@ from importlib.resources import files
 
 from verifier.report.plots import Plot
 
+TALL = 30  # rows above which a table scrolls by itself
+
 
 class Html(str):
     """Text that is markup."""
@@ -34,16 +36,18 @@ def tag(name: str, *inside: object, **attributes: object) -> Html:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], last_is_total: bool = False) -> Html:
-    """A table that scrolls sideways where the screen is narrow; its columns sort by a click on their heads.
+    """A table that scrolls sideways where the screen is narrow, and up and down where it is long.
 
-    A cell that is a (shown, sortable) pair sorts by the second. Numbers stand to the right.
+    Its columns sort by a click on their heads; a cell that is a (shown, sortable) pair sorts by the second. Numbers
+    stand to the right.
     """
     rows = list(rows)
     made = [tag("tr", *map(_cell, row)) for row in rows]
     numeric = [bool(rows) and _is_number(rows[0][k]) for k in range(len(head))]
     foot = [tag("tfoot", made.pop())] if last_is_total and made else []
     heads = tag("thead", tag("tr", *map(_head, head, numeric)))
-    return tag("div", tag("table", heads, tag("tbody", *made), *foot), class_="wide", tabindex="0")
+    kind = "wide tall" if len(made) > TALL else "wide"
+    return tag("div", tag("table", heads, tag("tbody", *made), *foot), class_=kind, tabindex="0")
 
 
 def _head(text: str, numeric: bool) -> Html:

@@ -152,7 +152,7 @@ def scatter(name: str, mine: str, other: str, pairs: Sequence[tuple[Judged, Reco
         axes.set_xlabel(plain(f"{mine}: seconds"))
         axes.set_ylabel(plain(f"{other}: seconds"))
         axes.set_aspect("equal")
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
         caption = (
             f"{len(pairs)} instances that both have. Above the diagonal {mine} was quicker; beyond the dotted lines "
             "lies what was not solved."
@@ -192,6 +192,8 @@ def bounds(records: Sequence[Record]) -> Plot:
             lower.plot(seconds, open_domains, color=colour, linewidth=1.3, drawstyle="steps-post")
         upper.axhline(0.0, color=INK, alpha=0.5, linewidth=0.8, linestyle="--")
         upper.set_yscale("symlog", linthresh=0.01)
+        upper.yaxis.get_major_locator().set_params(numticks=7)
+        upper.set_ylim(top=max(0.1, 3 * max((b for r in records for *_, b in r.bounds if math.isfinite(b)), default=0)))
         upper.set_ylabel("worst lower bound")
         lower.set_yscale("symlog", linthresh=1)
         lower.set_ylim(bottom=0)

@@ -52,7 +52,7 @@ def draw(model: str, prop: str, witness: str | None, out: str | os.PathLike[str]
     shape = image_shape([t.shape for t in replayer.network.inputs])
     size = "curves" if shape is None else f"an image of {shape[1]}x{shape[2]}, {shape[0]} channel(s)"
     said = list(filter(None, said))
-    title = " · ".join([Path(model).name, Path(prop).name, *said])
+    title = "\n".join([f"{_short(Path(model).name)} · {_short(Path(prop).name)}", *said])
     _save(_picture(title, centre, (upper - lower) / 2, x, outputs, shape, names), out)
     return [f"input: {size}", *(f"{n}: {margin(y)}" for n, y in zip(names, outputs)), *said, f"written: {out}"]
 
@@ -94,6 +94,10 @@ def margin(y: np.ndarray) -> str:
         return f"Y_0 = {y[0]:.4g}"
     order = np.argsort(-y, kind="stable")
     return f"Y_{order[0]} is greatest, {y[order[0]] - y[order[1]]:.4g} ahead of Y_{order[1]}"
+
+
+def _short(name: str, most: int = 44) -> str:
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
 
 
 def _witness(path: str, n: int) -> np.ndarray:
@@ -163,14 +167,20 @@ def _images(part: Any, centre: np.ndarray, radius: np.ndarray, x: np.ndarray | N
             picture = (picture - least) / (1 - least)
         axes.imshow(np.clip(picture, least, 1), cmap=colours, vmin=least, vmax=1, interpolation="nearest")
         axes.set_title(title, fontsize=9)
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])
+        for side in axes.spines.values():
+            side.set(visible=True, alpha=0.3)
 
 
 def _curves(part: Any, centre: np.ndarray, radius: np.ndarray, x: np.ndarray | None, name: str) -> None:
     axes, below = part.subplots(2, 1, sharex=True)
     at = np.arange(len(centre))
     line = {"marker": "o", "markersize": 3} if len(at) <= 60 else {}
-    axes.fill_between(at, centre - radius, centre + radius, color=plots.NEITHER, alpha=0.3, label="box", step="mid")
+    box = {"color": plots.NEITHER, "alpha": 0.3, "label": "box"}
+    if len(at) <= 60:
+        axes.bar(at, 2 * radius, bottom=centre - radius, **box)
+    else:
+        axes.fill_between(at, centre - radius, centre + radius, step="mid", **box)
     axes.plot(at, centre, color=COLOURS[0], label="centre", linewidth=1, **line)
     below.set_ylabel("half-width" if x is None else "difference")
     below.bar(at, radius if x is None else x - centre, color=COLOURS[x is not None])

@@ -239,5 +239,4 @@ def _all(report: Report) -> Html:
         beside = [(found.verdict if found else "–") for _, known in others for found in [find(known, r.key)]]
         rows.append([_name(r), _answer(j), seconds(r.seconds), *beside, "" if j.solved else j.why])
     head = ["instance", "answer", "seconds", *(name for name, _ in others), "reason"]
-    long = Html(table(head, rows).replace('class="wide"', 'class="wide tall"', 1))
-    return section("All instances", tag("details", tag("summary", f"{len(rows)} instances"), long))
+    return section("All instances", tag("details", tag("summary", f"{len(rows)} instances"), table(head, rows)))

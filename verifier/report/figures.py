@@ -105,17 +105,21 @@ def solved_times(judged: Iterable[Judged]) -> list[float]:
 
 
 def stage_times(judged: Iterable[Judged]) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """(stages, most costly first; suite -> stage -> seconds), with what no stage accounts for under `other`."""
+    """(stages, most costly first, idle ones left out; suite -> stage -> seconds).
+
+    What no stage accounts for is under `other`.
+    """
     table: dict[str, dict[str, float]] = {}
     total: Counter = Counter()
     for r in (j.record for j in judged):
-        spent = dict(r.stages)
-        spent["other"] = max(0.0, r.seconds - sum(spent.values()))
-        for stage, seconds in spent.items():
+        parts = dict(r.stages)
+        parts["other"] = max(0.0, r.seconds - sum(parts.values()))
+        for stage, seconds in parts.items():
             row = table.setdefault(r.group, {})
             row[stage] = row.get(stage, 0.0) + seconds
             total[stage] += seconds
-    return [s for s, _ in sorted(total.items(), key=lambda p: (-p[1], p[0]))], table
+    spent = sorted(((s, t) for s, t in total.items() if t > 0), key=lambda p: (-p[1], p[0]))
+    return [s for s, _ in spent], table
 
 
 def pairs(run: Sequence[Judged], other: Run) -> list[tuple[Judged, Record]]:
@@ -130,8 +134,10 @@ def slowest(judged: Iterable[Judged], n: int) -> list[Judged]:
 
 
 def with_bounds(judged: Iterable[Judged], chosen: Sequence[str], n: int) -> list[Record]:
-    """The records with bounds over time: those chosen by name (`suite/index`), or the `n` that took longest."""
+    """The records with bounds over time: those chosen by name (`suite/index`), or the `n` that took longest of those
+    where there is a course to see.
+    """
     found = [j.record for j in judged if j.record.bounds]
     if chosen:
         return [r for r in found if r.name in chosen]
-    return sorted(found, key=lambda r: -r.seconds)[:n]
+    return sorted((r for r in found if len(r.bounds) > 1), key=lambda r: -r.seconds)[:n]

@@ -22,6 +22,7 @@ SERIES = ("#1b84c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a
 MARKS = "osD^vPX*"
 VERDICT = {"sat": "#d55e00", "unsat": "#1b84c6"}
 WRONG, NEITHER = "#e01030", "#8c8c8c"
+STAGES = 7  # drawn by themselves
 LEAST = 0.01  # seconds: what is quicker is drawn there
 STYLE = {
     "font.size": 9,
@@ -166,17 +167,22 @@ def stages(order: Sequence[str], table: dict[str, dict[str, float]]) -> Plot:
     with style():
         fig = figure(4.7, 1.3 + 0.32 * len(suites))
         axes = fig.add_subplot()
-        start = dict.fromkeys(suites, 0.0)
-        for k, stage in enumerate(order):
-            share = [100 * table[s].get(stage, 0.0) / (sum(table[s].values()) or 1.0) for s in suites]
-            rest = NEITHER if stage == "other" else SERIES[k % len(SERIES)]
-            axes.barh([plain(s) for s in suites], share, left=list(start.values()), color=rest, label=plain(stage))
-            start = {s: start[s] + w for s, w in zip(suites, share)}
+        start = [0.0] * len(suites)
+        shown = [stage for stage in order if stage != "other"][:STAGES]
+        for colour, stage in zip([*SERIES[: len(shown)], NEITHER], [*shown, "other"]):
+            share = []
+            for suite in suites:
+                spent, whole = table[suite], sum(table[suite].values()) or 1.0
+                part = spent.get(stage, 0.0) if stage != "other" else whole - sum(spent.get(s, 0.0) for s in shown)
+                share.append(100 * part / whole)
+            axes.barh([plain(s) for s in suites], share, left=start, color=colour, label=plain(stage))
+            start = [s + w for s, w in zip(start, share)]
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of the time, %")
         axes.grid(axis="y", visible=False)
         fig.legend(loc="outside upper center", ncols=4, fontsize=8)
-        return finished("stages", "Time by stage", "Share of each stage in the time that a benchmark took.", fig)
+        caption = "Shares of a benchmark's time. Other: further stages, and what no stage accounts for."
+        return finished("stages", "Time by stage", caption, fig)
 
 
 def bounds(records: Sequence[Record]) -> Plot:
@@ -196,7 +202,8 @@ def bounds(records: Sequence[Record]) -> Plot:
         upper.set_ylim(top=max(0.1, 3 * max((b for r in records for *_, b in r.bounds if math.isfinite(b)), default=0)))
         upper.set_ylabel("worst lower bound")
         lower.set_yscale("symlog", linthresh=1)
-        lower.set_ylim(bottom=0)
+        lower.set_ylim(0, 3 * max(1, *(n for r in records for _, n, _ in r.bounds)))
+        lower.set_xlim(left=0)
         lower.set_ylabel("open domains")
         lower.set_xlabel("seconds")
         fig.legend(loc="outside upper center", ncols=2, fontsize=8)

@@ -176,7 +176,7 @@ def _comparisons(report: Report) -> list[Html]:
 
 def _stages(report: Report) -> Html | None:
     order, spent = figures.stage_times(report.judged)
-    if order == ["other"]:
+    if order in ([], ["other"]):
         return None
     rows = [[suite, *(seconds(spent[suite].get(s, 0.0)) for s in order)] for suite in sorted(spent)]
     rows.append(["total", *(seconds(sum(spent[suite].get(s, 0.0) for suite in spent)) for s in order)])

@@ -377,7 +377,6 @@ def view(argv: list[str]) -> int:
     p.add_argument("witness", metavar="WITNESS", nargs="?", help="counterexample or result file, plain or .gz")
     p.add_argument("-o", "--out", metavar="F", required=True, help="the picture: .png, .svg or .pdf")
     args = p.parse_args(argv)
-    _clear(args.out, (args.model, args.property))
     from verifier.report import view
 
     for line in view.draw(args.model, args.property, args.witness, args.out):

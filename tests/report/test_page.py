@@ -125,9 +125,11 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     run = write_run(tmp_path / "run", [record()])
     empty = write_run(tmp_path / "empty", [])
     away = tmp_path / "no folder" / "x.html"
-    for words in ([tmp_path / "absent"], [empty], [run, "-o", away], [run, "--published", run], []):
+    over = run / "results.jsonl"
+    for words in ([tmp_path / "absent"], [empty], [run, "-o", away], [run, "-o", over], [run, "--published", run], []):
         assert cli.main(["report", *map(str, words)]) == 2, words
         assert capsys.readouterr().err.count("\n") == 1
+    assert over.read_text().startswith("{")
 
 
 def test_no_torch_is_needed(tmp_path):

@@ -98,7 +98,7 @@ def test_mistakes_are_told(tmp_path, capsys):
         ([PROPERTY, "-o", "x.gif"], "name a picture that ends with .png"),
         ([PROPERTY, short, "-o", str(tmp_path / "x.png")], "has 63 inputs, the model takes 64"),
         ([PROPERTY, str(tmp_path / "absent"), "-o", str(tmp_path / "x.png")], "cannot read the counterexample"),
-        ([PROPERTY, "-o", PROPERTY], "is the model or the property"),
+        ([PROPERTY, "-o", PROPERTY], "name a picture that ends with .png"),
     ):
         assert cli.main(["view", MODEL, *words]) == 2
         assert complaint in capsys.readouterr().err

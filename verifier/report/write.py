@@ -53,6 +53,8 @@ def write(report: Report, out: str | os.PathLike[str]) -> list[Path]:
     from verifier.guard import write_whole
 
     place = Path(out)
+    if place.suffix.lower() not in (".html", ".htm"):  # so that no results are written over by mistake
+        raise UsageError(f"{out}: name a page that ends with .html")
     drawn = draw(report) if plots.available() else []
     try:
         write_whole(place, render(report, drawn))

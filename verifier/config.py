@@ -42,7 +42,7 @@ class BranchingConfig:
     """How a domain is split."""
 
     method: str = setting("sensitivity", "branching heuristic", basic=True, choices=("sensitivity", "widest"))
-    neurons: str = setting("kfsb", "heuristic that picks the neuron to split", choices=("babsr", "gap", "kfsb"))
+    neurons: str = setting("kfsb", "heuristic that picks the neuron to split", choices=("babsr", "bbps", "gap", "kfsb"))
 
 
 @dataclass(frozen=True)

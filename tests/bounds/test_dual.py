@@ -59,11 +59,17 @@ def domains(rng, r: Relaxation, n: int, most: int, rows: int = 2):
     splits = Splits(torch.from_numpy(column), sign, torch.zeros_like(sign))
     m = Multipliers(
         torch.from_numpy(rng.random((n, r.width))).to(dtype),
+        torch.from_numpy(rng.normal(size=(n, int(r.is_curve.sum())))).to(dtype),
         torch.from_numpy(rng.random(column.shape)).to(dtype) * (splits.column >= 0),
         torch.from_numpy(rng.random((n, rows))).to(dtype),
     )
-    r.project(m.alpha, r.lines(splits))
+    r.project(m, r.lines(splits))
     return start, splits, m
+
+
+def _inside(side) -> torch.Tensor:
+    """Which curves have a range of slopes worth a difference quotient."""
+    return side.most - side.least > 1e-5
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -75,16 +81,20 @@ def test_gradients_are_differences(seed):
     walk = Pass(r, start, lines, splits)
     walk.backward(m)
     g = walk.gradients(walk.forward(m))
-    for name in ("alpha", "beta", "weights"):
+    for name in ("alpha", "upper", "beta", "weights"):
         t, slope = getattr(m, name), getattr(g, name)
         if not t.shape[1]:
             continue
         direction = torch.from_numpy(rng.normal(size=t.shape))
         if name == "alpha":
             direction = direction * (r.least < r.most)
+            if lines.curves is not None:
+                direction[:, r.is_curve] *= _inside(lines.curves.low)
             direction.view(-1)[lines.at] = 0.0
         if name == "beta":
             direction = direction * (splits.column >= 0)
+        if name == "upper":
+            direction = direction * _inside(lines.curves.high)
         h = 1e-7
         ends = []
         for step in (h, -h):
@@ -100,7 +110,7 @@ def test_gradients_are_differences(seed):
 def by_autograd(r: Relaxation, start: Start, splits: Splits, m: Multipliers) -> tuple[torch.Tensor, torch.Tensor]:
     """The bound written down plainly, entry by entry of full-width lines; and d lb / d alpha."""
     n, program = len(m.alpha), r.program
-    alpha = m.alpha.clone().requires_grad_(True)
+    alpha, upper = m.alpha.clone().requires_grad_(True), m.upper
     lines = r.lines(splits)
     live = {program.output: torch.einsum("ns,nsp->np", m.weights, start.rows)}
     bias = (m.weights * start.const).sum(1)
@@ -123,6 +133,13 @@ def by_autograd(r: Relaxation, start: Start, splits: Splits, m: Multipliers) -> 
             lo_b = lo_b.index_copy(1, index, r.lo_b[c].expand(n, -1))
             up_a = wide[2].index_copy(1, index, lines.up_a[:, c])
             up_b = up_b.index_copy(1, index, lines.up_b[:, c])
+            if site.curved is not None:  # offsets as the least and the greatest of the chords
+                curve, b = lines.curves, site.curved
+                chain = (curve.low.c[:, :, b] + curve.low.d[:, :, b] * alpha[:, c]).amin(0)
+                lo_b = lo_b.index_copy(1, index, chain)
+                up_a = up_a.index_copy(1, index, upper[:, b])
+                chain = (curve.high.c[:, :, b] + curve.high.d[:, :, b] * upper[:, b]).amax(0)
+                up_b = up_b.index_copy(1, index, chain)
             flat = a.flatten(1)
             pos, neg = flat.clamp(min=0), flat.clamp(max=0)
             bias = bias + (pos * lo_b + neg * up_b).sum(1)
@@ -150,6 +167,8 @@ def test_bounds_and_gradients_are_those_of_automatic_differentiation(seed):
     plain, gradient = by_autograd(r, start, splits, m)
     assert torch.allclose(lb, plain, rtol=1e-9, atol=1e-9)
     free = (r.least < r.most).expand_as(g.alpha).clone()
+    if r.curves is not None:
+        free[:, r.is_curve] = _inside(r.lines(splits).curves.low)
     free.view(-1)[r.lines(splits).at] = False
     assert torch.allclose(g.alpha[free], gradient[free], rtol=1e-7, atol=1e-9)
 
@@ -332,7 +351,7 @@ def test_a_sum_of_rows_can_refute_what_no_row_can():
     r = Relaxation(crown_trace(program, -one, one, 1 << 26))
     rows = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]], dtype=D)
     start = Start(program.output, rows=rows, const=torch.full((1, 2), 0.1, dtype=D))
-    m = Multipliers(r.alpha[None].clone(), one[:, :0], torch.tensor([[1.0, 0.0]], dtype=D))
+    m = Multipliers(r.alpha[None].clone(), one[:, :0], one[:, :0], torch.tensor([[1.0, 0.0]], dtype=D))
     none = Splits.none(1, r.alpha)
     found = optimise(r, start, none, m, Settings(steps=80, weight_rate=0.1, patience=80))
     lb = Certifier(r, program).bounds(rows, start.const, none, found.multipliers)

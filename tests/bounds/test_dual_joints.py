@@ -73,7 +73,8 @@ def test_certified_bounds_lie_below_executions_where_the_splits_hold(seed, joint
     splits = Splits(column, sign, torch.zeros_like(sign))
     rows = torch.from_numpy(rng.normal(size=(n, 1, 6))).to(dtype)
     start = Start(program.output, rows=rows, const=torch.zeros((n, 1), dtype=dtype))
-    m = Multipliers(r.alpha.expand(n, -1).clone(), torch.zeros((n, 1), dtype=dtype), torch.ones((n, 1), dtype=dtype))
+    slopes = (t.expand(n, -1).clone() for t in (r.alpha, r.upper_slopes))
+    m = Multipliers(*slopes, torch.zeros((n, 1), dtype=dtype), torch.ones((n, 1), dtype=dtype))
     found = optimise(r, start, splits, m, Settings(steps=10), target=float("inf")).multipliers
     fine = Program(net, torch.float64, "cpu")
     lb = Certifier(r, fine).bounds(rows.double(), start.const.double(), splits, found)

@@ -395,10 +395,10 @@ TABLE = {
     "MaxJoin": lambda: two_joined("MaxJoin"),
     "MinJoin": lambda: two_joined("MinJoin"),
     "Table": tables,
-    "PRelu": lambda: [
-        one("PRelu", {"x": s, "s": a}) for s, a in (((2, 3), np.array([0.3], F)), ((2, 3), np.array([1.4], F)))
-    ]
-    + [one("PRelu", {"x": (2, 3, 4), "s": 2 * w(3, 1)}), one("PRelu", {"x": (2, 3), "s": (3,)})],
+    "PRelu": lambda: (
+        [one("PRelu", {"x": s, "s": a}) for s, a in (((2, 3), np.array([0.3], F)), ((2, 3), np.array([1.4], F)))]
+        + [one("PRelu", {"x": (2, 3, 4), "s": 2 * w(3, 1)}), one("PRelu", {"x": (2, 3), "s": (3,)})]
+    ),
     "Linear": linears,
     "MatMul": matmuls,
     "Einsum": einsums,

@@ -179,9 +179,7 @@ def emit_standardised(g: Draft, x: str, axes: tuple[int, ...], epsilon: float, c
 
 def emit_scaled(g: Draft, x: str, scale: str, shift: str, name: str, shape: tuple[int, ...] | None = None) -> None:
     """scale x + shift; either may be '', and constants are first brought to `shape`."""
-    factors = [
-        g.constant(g.value(c).reshape(shape), c) if c and shape is not None else c for c in (scale, shift)
-    ]
+    factors = [g.constant(g.value(c).reshape(shape), c) if c and shape is not None else c for c in (scale, shift)]
     if factors[0]:
         x = g.emit("Mul", (x, factors[0]), "" if factors[1] else name, g.shapes[name])
     if factors[1]:

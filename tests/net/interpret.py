@@ -126,6 +126,7 @@ def lookup(n: Node, *v: np.ndarray) -> np.ndarray:
 RULES = {
     "MaxJoin": lambda n, b, r, a: b + r,
     "MinJoin": lambda n, a, r, b: a - r,
+    "Share": lambda n, i, u: np.where(i > 0, i / np.where(i > 0, np.maximum(i, u), 1), 0),
     "Table": table,
     "Neg": lambda n, x: -x,
     "Reciprocal": lambda n, x: 1 / x,

@@ -174,7 +174,8 @@ def simplify(
     used = {i for n in draft.nodes for i in n.inputs}
     constants = {name: value for name, value in draft.values.items() if name in used}
     places = tuple(Tensor(o, draft.shapes[o], draft.dtypes[o]) for o in outputs)
-    return Network(inputs, tuple(draft.nodes), constants, places, draft.opset, source)
+    errors = {name: e for name, e in draft.errors.items() if name in constants and name in draft.rough}
+    return Network(inputs, tuple(draft.nodes), constants, places, draft.opset, source, errors)
 
 
 def settle(g: Draft, roots: frozenset[str], rewrite: bool) -> None:

@@ -167,6 +167,8 @@ class Shrunk(Scale):
 class Entrywise(Opaque):
     """A function of several operands entry by entry; they broadcast, and some may be constant."""
 
+    lacks = "operands that depend on the input where bounds need a constant, or a constant that is not finite"
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.fixed = [site.constant(i) for i in range(len(site.shapes))]
@@ -182,6 +184,8 @@ class Entrywise(Opaque):
 
 class Ratio(Entrywise):
     """y = a / b where b depends on x or has zeros."""
+
+    lacks = "a divisor that depends on the input, or has zeros"
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a / b

@@ -109,7 +109,9 @@ class Operator:
 
 
 class Opaque(Operator):
-    """Forward only: no bounds yet."""
+    """Forward only: no bounds yet. `lacks` says in which case, or what bounds would need."""
+
+    lacks = "nothing bounds it yet"
 
 
 class Affine(Operator):

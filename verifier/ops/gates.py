@@ -172,6 +172,8 @@ def swish(site: Site) -> Operator:
 class AnySwish(Opaque):
     """x sigmoid(alpha x) for alpha that is not above 0: without bounds."""
 
+    lacks = "an alpha that is not above 0"
+
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(self.site.attrs["alpha"] * x)
 

@@ -34,7 +34,7 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
                                              Floor Ceil Round Erf Softplus Softsign HardSwish Mish Asin Acos Atan
                                              Sinh Cosh Asinh Acosh Atanh IsNaN
   LeakyRelu Elu Celu     x                   alpha; also ThresholdedRelu (alpha), Selu (alpha, gamma), HardSigmoid
-                                             (alpha, beta), Gelu (approximate: 'none' or 'tanh'), Shrink (bias,
+                                             (alpha, beta), Gelu (approximate: 'none' or 'tanh', off), Shrink (bias,
                                              lambd), Swish (alpha)
   Table                  x                   points (ascending), slopes (one more), value: floats. Piecewise linear
                                              with these slopes between the points and `value` at the first
@@ -96,7 +96,7 @@ merged and replaced, exactly in real arithmetic, each rewrite saying why. What f
                Clip to [0, inf) (Relu); clippings in a row are one. Softmax, Softplus, Sigmoid, Gelu by erf, Swish, Mish
                and HardSwish are so however they are spelled
   extremes     no Max or Min of floating-point numbers (Sub, Relu, MaxJoin or MinJoin; with finite constants Add, Relu,
-               Add), no MaxPool, ReduceMax and ReduceMin over up to 9 entries, while the graph is small
+               Add), no MaxPool, ReduceMax, ReduceMin and ReduceProd over up to 9 entries, while the graph is small
   ReLUs        no pairs of opposite neurons between two Linears, where they are many; sums of ReLUs of one number are
                Tables
   products     no Einsum of two variables that is a MatMul or Mul of them (with Transposes and Reshapes); no MatMul of a

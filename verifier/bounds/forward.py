@@ -113,6 +113,8 @@ def _affine(step: Step, inputs: list[Planes]) -> Planes:
     )
     halving = 4 * torch.finfo(middle.dtype).eps  # centre and radius round once each before anything is multiplied
     e = op.absolute(*(e + (g + halving) * s for (_, _, e), s in zip(inputs, size_of_columns)))
+    doubt = op.doubt(*(e + s for (_, _, e), s in zip(inputs, size_of_columns)))
+    e = e if doubt is None else e + doubt
     e = e * (1 + 2 * gamma(op.terms[0] + 4, middle.dtype))
     if offset is not None:
         e = e + g * (centre[0].shape[1] + 2) * offset.abs()

@@ -7,7 +7,7 @@ widened by twice gamma times
     magnitude = |M| (|c| + r) + |b|,
 
 which bounds |y| too and is kept: the backward pass (`verifier.bounds.crown`) uses it as the weight of its own rounding
-errors.
+errors. What the constants themselves are off by (`Affine.doubt`) comes on top.
 
 Symbols: D domains; l, u: (D, *shape) of a value.
 """
@@ -54,6 +54,8 @@ def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor 
         magnitude = magnitude + offset.abs()
     terms = op.terms[0]
     slack = 2 * gamma(terms + 4, y.dtype) * magnitude + 4 * terms * tiny
+    doubt = op.doubt(*(c.abs() + r for c, r in zip(centres, radii)))
+    slack = slack if doubt is None else slack + doubt * (1 + 2 * gamma(terms + 4, y.dtype))
     l, u = y - r - slack, y + r + slack
     wild = torch.isnan(l) | torch.isnan(u)  # infinite ends meet zeros or each other: nothing is known
     inf = float("inf")

@@ -153,7 +153,8 @@ def known(old: Trace) -> Tighten:
 def weigh(trace: Trace, k: int) -> None:
     """Offset and weight of affine step k, whose magnitude is known unless it is a move.
 
-    A row a becomes a M with an error of at most gamma |a||M|, which acts on x; its product with c joins the bias.
+    A row a becomes a M with an error of at most gamma |a||M|, which acts on x; its product with c joins the bias. What
+    M and c themselves are off by costs |a| times the step's doubt (a hundredth covers the charge's own rounding).
     """
     program, op = trace.program, trace.program.steps[k].op
     offset, weight = op.offset(), None
@@ -165,6 +166,11 @@ def weigh(trace: Trace, k: int) -> None:
         trace.offsets[k] = offset.reshape(-1).contiguous()
         constant = trace.offsets[k].abs() * program.sum_error
         weight = constant if weight is None else weight + constant
+    sizes = [trace.size_of(i).view(1, *program.shapes[i]) for i in program.steps[k].inputs]
+    doubt = op.doubt(*sizes)
+    if doubt is not None:
+        doubt = doubt.reshape(-1) * 1.01
+        weight = doubt if weight is None else weight + doubt
     if weight is not None:
         trace.weights[k] = weight
 

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from verifier.net.draft import RULES, Draft, Dynamic, Raw, normal_axis, reduced
+from verifier.net.sure import Sure
 
 
 def emit_linear(g: Draft, x: str, w: np.ndarray, b: str, name: str) -> str:
@@ -158,9 +159,10 @@ def batch_normalization(n: Raw, g: Draft) -> None:
     """gamma (x - mean) / sqrt(var + epsilon) + beta as scale x + shift."""
     if n.attrs.get("training_mode", 0) or n.attrs.get("spatial", 1) == 0:
         raise Dynamic("statistics of the batch")
-    gamma, beta, mean, var = (g.value(i).astype(np.float64) for i in n.inputs[1:5])
-    scale = gamma / np.sqrt(var + np.float64(n.attrs.get("epsilon", 1e-5)))
-    names = g.constant(scale, n.inputs[1]), g.constant(beta - mean * scale, n.inputs[2])
+    gamma, beta, mean, var = (Sure.of(g.value(i).astype(np.float64)) for i in n.inputs[1:5])
+    scale = gamma.over(var.plus(Sure.of(np.float64(n.attrs.get("epsilon", 1e-5)))).root())
+    shift = beta.plus(mean.times(scale).negated())
+    names = g.constant(scale, n.inputs[1]), g.constant(shift, n.inputs[2])
     g.emit("BatchNormalization", (n.inputs[0], *names), n.outputs[0])
 
 

@@ -150,6 +150,8 @@ def prelu(site: Site) -> Operator:
 class VariablePRelu(Entrywise):
     """x above 0, slope x below, where the slope depends on x too or where x is repeated. Without bounds."""
 
+    lacks = "a slope that depends on the input, or that repeats it"
+
     def combine(self, x: Tensor, slope: Tensor) -> Tensor:
         return torch.where(x >= 0, x, slope * x)
 

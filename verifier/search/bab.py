@@ -19,22 +19,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.attack.pgd import Attack, Found
+from verifier.bounds.backward import concretise
 from verifier.bounds.chunks import Limits, bound_rows
 from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
-from verifier.bounds.targets import Picked, Targets, best_rows
+from verifier.bounds.targets import Targets, best_rows
 from verifier.branching import HEURISTICS
+from verifier.clip.constraints import Halfspaces
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.problem import Problem
 from verifier.result import Verdict, Witness
+from verifier.search.clipper import Clipper
 from verifier.search.domains import Domains, Pool, split
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
@@ -82,6 +85,7 @@ class Search:
         self.method = "crown" if config.bounds.method == "auto" else config.bounds.method
         self.undecided = config.bounds.method == "auto" and parts.program.n_in <= FEW_DIMENSIONS
         self.pool = Pool(parts.memory)
+        self.clipper = Clipper(config.clip, parts.trusted or parts.program.dtype == torch.float64)
         self.witness: Witness | None = None
         self.unsplittable = 0
         self.seconds = {"attack": 0.0, "bounds": 0.0, "replay": 0.0}
@@ -172,7 +176,7 @@ class Search:
             keep = torch.ones(len(children), dtype=torch.bool, device=whole.device)
             keep[torch.nonzero(whole).squeeze(1)] = False  # an unsplit parent stands at its own place among them
             children = children.take(keep)
-        return children
+        return self.clipper.children(children)
 
     def _round(self, children: Domains) -> None:
         if not len(children):
@@ -244,8 +248,9 @@ class Search:
         """
         targets = self.parts.targets
         picked = targets.pick(domains.region, domains.open)
+        p, within = self.parts, self.clipper.within(domains)
         bounds = bound_rows(
-            self.parts.program, domains.lower, domains.upper, targets.coef, picked.row, self.method, self.parts.limit
+            p.program, domains.lower, domains.upper, targets.coef, picked.row, self.method, p.limit, within
         )
         lb = bounds.lb.double() + picked.const
         closed = targets.refuted(picked, lb)
@@ -257,25 +262,25 @@ class Search:
                 doubt, open = doubt | (domains.open & closed).any(1), domains.open.clone()
             doubt = torch.nonzero(doubt).squeeze(1)
             if len(doubt):
-                open[doubt] &= ~self._closed_in_float64(domains.take(doubt), open[doubt])
+                some = within and within.at(doubt).double()
+                open[doubt] &= ~self._closed_in_float64(domains.take(doubt), open[doubt], some)
         alive = torch.nonzero(open.any(1)).squeeze(1)
         if not len(alive):
             return domains.take(alive), domains.lower[alive], domains.region[alive]
-        kept = Domains(
-            domains.lower[alive],
-            domains.upper[alive],
-            domains.region[alive],
-            open[alive],
-            domains.score[alive],
-            domains.prefer[alive],
-        )
-        picked = Picked(
-            picked.row[alive],
-            picked.const[alive],
-            picked.slot[alive],
-            picked.real[alive] & kept.open.gather(1, picked.slot[alive]),
-        )
-        lb, plane = lb[alive], bounds.plane[alive]
+        kept = domains.take(alive)
+        kept.open = open[alive]
+        if self.clipper.level:
+            kept = self.clipper.fresh(kept, picked.at(alive), bounds.at(alive))
+            kept.open = kept.open & ~self.clipper.refuted(kept)
+            kept, left = self.clipper.shrink(kept)
+            alive = alive[left]
+            if not len(alive):
+                return kept, kept.lower, kept.region
+        picked, lb, bounds = picked.at(alive), lb[alive], bounds.at(alive)
+        picked = replace(picked, real=picked.real & kept.open.gather(1, picked.slot))
+        plane = bounds.plane
+        if self.clipper.level:  # the boxes are smaller now
+            lb = torch.maximum(lb, concretise(plane, kept.lower, kept.upper) + bounds.bias + picked.const)
         kept.score, speaker = best_rows(picked, lb, kept.open)
         points = torch.where(
             plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1) > 0,
@@ -283,15 +288,15 @@ class Search:
             kept.upper,
         )
         scale = self.scale.unsqueeze(0)
-        preference = self.score(kept.lower, kept.upper, scale, bounds.slope[alive], lb, picked, targets.n_slots)
+        preference = self.score(kept.lower, kept.upper, scale, bounds.slope, lb, picked, targets.n_slots)
         middle = kept.lower + (kept.upper - kept.lower) / 2
         narrow = ~((middle > kept.lower) & (middle < kept.upper))  # cannot be halved in this precision
         preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))
         kept.prefer = torch.topk(preference, kept.prefer.shape[1], dim=1).indices
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
 
-    def _closed_in_float64(self, domains: Domains, open: Tensor) -> Tensor:
-        """Disjuncts (D, K) that float64 refutes."""
+    def _closed_in_float64(self, domains: Domains, open: Tensor, within: Halfspaces | None) -> Tensor:
+        """Disjuncts (D, K) that float64 refutes, within half-spaces."""
         if self.fine is None:
             p = self.parts
             self.fine = (
@@ -309,6 +314,7 @@ class Search:
             picked.row,
             self.method,
             self.parts.limit,
+            within,
         )
         return targets.refuted(picked, bounds.lb + picked.const)
 
@@ -390,4 +396,5 @@ class Search:
                 Verdict.UNKNOWN,
                 f"limit of {self.config.search.max_rounds} rounds reached; {count}; raise search.max_rounds",
             )
-        return Outcome(verdict, reason, self.witness, dict(self.seconds), dict(self.stats))
+        stats = {**self.stats, **self.clipper.stats}
+        return Outcome(verdict, reason, self.witness, dict(self.seconds), stats)

@@ -68,8 +68,8 @@ class ClipConfig:
 
     method: str = setting(
         "all",
-        "clipping of boxes: after bounding (relaxed), of children too (reordered), of bounds as well by the newest rows "
-        "(complete) or by all on the path (all)",
+        "clips boxes after bounding (relaxed), children too (reordered), and bounds as well, by the newest planes "
+        "(complete) or by all of the path (all)",
         choices=("none", "relaxed", "reordered", "complete", "all"),
     )
     planes: int = setting(8, "half-spaces kept per domain", low=1)

@@ -2,8 +2,8 @@
 
 A method has `run(program, l, u, rows, limit, within) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p)
 are coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it);
-what it finds need only hold for the points within the half-spaces `within`, which it may make use of; and `entries(program, rows) -> int`, the size of its largest working tensor per domain, from which chunks are cut
-before memory is taken.
+what it finds need hold only within the half-spaces `within`, which it may make use of; and `entries(program, rows) ->
+int`, the size of its largest working tensor per domain, from which chunks are cut before memory is taken.
 """
 
 from __future__ import annotations

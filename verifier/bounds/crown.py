@@ -105,9 +105,11 @@ class Tightener:
             by_crown(trace, value, loose, limit)
 
 
-def crown_trace(program: Program, l: Tensor, u: Tensor, limit: int, within: Halfspaces | None = None) -> Trace:
+def crown_trace(
+    program: Program, l: Tensor, u: Tensor, limit: int, within: Halfspaces | None = None, even: bool = False
+) -> Trace:
     """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes."""
-    return trace_values(program, l, u, limit, Tightener(program, l, u), within)
+    return trace_values(program, l, u, limit, Tightener(program, l, u), within, even)
 
 
 @METHODS.add("crown")
@@ -128,4 +130,4 @@ class Crown:
     def run(
         program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
     ) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit, within), rows, limit)
+        return final_rows(crown_trace(program, l, u, limit, within, even=True), rows, limit)

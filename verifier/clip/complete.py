@@ -6,9 +6,9 @@ For every b >= 0 and every x of the box with g x + h <= 0
 
 D is concave and piecewise linear with slope D'(b) = g x(b) + h at the minimiser x(b); it bends where a coefficient
 changes sign, at q_j = -a_j / g_j. Its maximum over b >= 0 is the exact minimum (a box and one half-space: linear
-programming duality). In order, the slope falls by |g_j| (u_j - l_j) at each bend; the first after which it is no longer
-positive is the maximum. Sorting costs less than closing in on the bend by tangents, with 5 dimensions as with 64
-(`benchmarks/clip_lp.py`).
+programming duality). In order, the slope falls by |g_j| (u_j - l_j) at each bend; the first after which it is negative
+ends the maximum (of a flat top the far end is taken: from there other half-spaces can gain more). Sorting costs less
+than closing in on the bend by tangents, with 5 dimensions as with 64 (`benchmarks/clip_lp.py`).
 
 Several half-spaces: one multiplier at a time is set to its best (coordinate ascent). It need not reach the maximum,
 but every step raises the bound.
@@ -73,7 +73,7 @@ def value(a: Tensor, l: Tensor, u: Tensor, planes: Halfspaces, b: Tensor) -> Ten
 
 
 def best_multiplier(a: Tensor, l: Tensor, u: Tensor, g: Tensor, h: Tensor) -> Tensor:
-    """The best multiplier (D, S) of one half-space g (D, n), h (D,). Where nothing satisfies it, one that shows that."""
+    """The best multiplier (D, S) of one half-space g (D, n), h (D,); one that shows it where nothing satisfies it."""
     g3 = g.unsqueeze(1)
     fall = g.abs() * (u - l)  # what the slope loses at each bend
     q = torch.where(g3 != 0, -a / g3, -1.0).nan_to_num(nan=-1.0)
@@ -81,8 +81,10 @@ def best_multiplier(a: Tensor, l: Tensor, u: Tensor, g: Tensor, h: Tensor) -> Te
     fall = fall.unsqueeze(1).expand_as(q).gather(-1, order)
     most = (g.clamp(min=0) * u + g.clamp(max=0) * l).sum(-1) + h  # the slope before the first bend
     after = most[:, None, None] - fall.cumsum(-1)
-    first = (after <= 0).to(torch.uint8).argmax(-1, keepdim=True)
+    falls = after < 0
+    falls[..., -1] = True
+    first = falls.to(torch.uint8).argmax(-1, keepdim=True)
     b = q.gather(-1, first).squeeze(-1).clamp(min=0)
     hopeless = after[..., -1] > 0
-    level = torch.where(most.unsqueeze(1) <= 0, 0.0, b)
+    level = torch.where(most.unsqueeze(1) < 0, 0.0, b)
     return torch.where(hopeless, 2 * q[..., -1].clamp(min=0) + 1, level)

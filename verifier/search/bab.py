@@ -41,6 +41,7 @@ from verifier.search.clipper import Clipper
 from verifier.search.domains import Domains, Pool, split
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
+FAIR = 128  # domains from which the measured rate counts, or the time that they would take at that rate
 PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
@@ -119,7 +120,7 @@ class Search:
             else:
                 break
             self._round(children)
-            if self.undecided and len(self.pool):
+            if self.undecided and len(self.pool) and self._measured():
                 self._choose_method()
             if at >= len(fresh) and len(self.pool):
                 self._attack(self.config.attack.share)
@@ -204,6 +205,10 @@ class Search:
             "worst bound": float(pool.held.score.min()) if len(pool) else 0.0,
         }
         self.listener(Event("search", "round", facts))
+
+    def _measured(self) -> bool:
+        """Whether the rate says something: a handful of domains is bounded no faster than one."""
+        return self.stats["domains"] >= FAIR or self.seconds["bounds"] > FAIR / SLOW
 
     def _choose_method(self) -> None:
         """Where the backward method is slow, measures whether forward planes close domains faster, and keeps the

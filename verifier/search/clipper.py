@@ -1,10 +1,10 @@
 """Clips the input search's domains with half-spaces that their own bounds give.
 
-A disjunct k holds at x only if all its rows are <= 0 there. Over a domain's box row s is at least plane_s x + bias_s, so
-where k holds, plane_s x + bias_s <= 0: a half-space of disjunct k, and of k alone. Of a box that several open disjuncts
-share, the hull of what each of them leaves is kept. A disjunct whose half-spaces leave nothing is closed. Planes hold in
-their whole box, so children inherit them; and what was bounded within half-spaces need hold only there, which is where
-counterexamples are.
+A disjunct k holds at x only if all its rows are <= 0 there. Over a domain's box row s is at least plane_s x + bias_s:
+where k holds, plane_s x + bias_s <= 0, a half-space of disjunct k, and of k alone. Of a box that several open disjuncts
+share, the hull of what each of them leaves is kept. A disjunct whose half-spaces leave nothing is closed. Planes hold
+in their whole box, so children inherit them; and what was bounded within half-spaces need hold only there, which is
+where counterexamples are.
 
 Linear constraints on inputs are rows like others (`verifier.problem`), whose planes are the constraints themselves.
 
@@ -80,7 +80,8 @@ class Clipper:
         self.stats["bounded within half-spaces"] += int(mine.any(1).sum())
         planes = Halfspaces(domains.g, domains.h).only(mine)
         first = mine.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
-        return Halfspaces(planes.g.gather(1, first.unsqueeze(-1).expand(-1, -1, planes.g.shape[2])), planes.h.gather(1, first))
+        wide = first.unsqueeze(-1).expand(-1, -1, planes.g.shape[2])
+        return Halfspaces(planes.g.gather(1, wide), planes.h.gather(1, first))
 
     # --- after bounding
 

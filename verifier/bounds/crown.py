@@ -59,7 +59,12 @@ def _under(planes: Halfspaces, plane: Tensor, l: Tensor, u: Tensor, offset: Tens
     """Bounds `low` (D, 2 K) of rows and their negatives, raised to those that hold within the half-spaces. Where these
     leave an entry nothing, the old bounds stay: others decide whether the domain is empty.
     """
-    better = torch.maximum(low, minima(plane, l, u, planes) + offset)
+    some = torch.nonzero((planes.g != 0).flatten(1).any(1)).squeeze(1)  # many domains have none
+    if not len(some):
+        return low
+    better = low.clone()
+    found = minima(plane[some], l[some], u[some], planes.at(some)) + offset[some]
+    better[some] = torch.maximum(low[some], torch.where(torch.isfinite(found), found, -float("inf")))
     k = low.shape[1] // 2
     crossed = (better[:, :k] > -better[:, k:]).repeat(1, 2)
     return torch.where(crossed, low, better)

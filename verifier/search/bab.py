@@ -30,7 +30,7 @@ from verifier.bounds.backward import concretise
 from verifier.bounds.chunks import Limits, bound_rows
 from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
-from verifier.bounds.targets import Targets, best_rows
+from verifier.bounds.targets import Picked, Targets, best_rows
 from verifier.branching import HEURISTICS
 from verifier.clip.constraints import Halfspaces
 from verifier.config import Config
@@ -42,6 +42,7 @@ from verifier.search.domains import Domains, Pool, split
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 FAIR = 128  # domains from which the measured rate counts, or the time that they would take at that rate
+SAMPLE = 128  # domains on which deep clipping is weighed
 PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
@@ -253,7 +254,7 @@ class Search:
         """
         targets = self.parts.targets
         picked = targets.pick(domains.region, domains.open)
-        p, within = self.parts, self.clipper.within(domains)
+        p, within = self.parts, self._within(domains, picked)
         bounds = bound_rows(
             p.program, domains.lower, domains.upper, targets.coef, picked.row, self.method, p.limit, within
         )
@@ -299,6 +300,23 @@ class Search:
         preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))
         kept.prefer = torch.topk(preference, kept.prefer.shape[1], dim=1).indices
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
+
+    def _within(self, domains: Domains, picked: Picked) -> Halfspaces | None:
+        """The half-spaces to bound within, if that pays: now and then a few domains are bounded both ways."""
+        within = self.clipper.within(domains)
+        if within is None:
+            return None
+        if self.clipper.due():
+            some = torch.nonzero((within.g != 0).flatten(1).any(1)).squeeze(1)[:SAMPLE]
+            few, rows, p, scores = domains.take(some), picked.at(some), self.parts, []
+            for planes in (None, within.at(some)):
+                b = bound_rows(p.program, few.lower, few.upper, p.targets.coef, rows.row, self.method, p.limit, planes)
+                scores.append(best_rows(rows, b.lb.double() + rows.const, few.open)[0])
+            self.clipper.weigh(*scores)
+        if not self.clipper.deep:
+            return None
+        self.clipper.stats["bounded within half-spaces"] += int((within.g != 0).flatten(1).any(1).sum())
+        return within
 
     def _closed_in_float64(self, domains: Domains, open: Tensor, within: Halfspaces | None) -> Tensor:
         """Disjuncts (D, K) that float64 refutes, within half-spaces."""

@@ -91,7 +91,8 @@ def bound_rows(
     run, entries = METHODS[method].run, METHODS[method].entries
 
     def one(cut: slice, row_bytes: int = limit.rows) -> RowBounds:
-        return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, within and within.at(cut))
+        more = {} if within is None else {"within": within.at(cut)}
+        return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, **more)
 
     bytes_each = entries(program, row.shape[1]) * l.element_size()
     chunk = max(1, min(len(l), limit.chunk // max(1, bytes_each)))

@@ -110,11 +110,9 @@ class Tightener:
             by_crown(trace, value, loose, limit)
 
 
-def crown_trace(
-    program: Program, l: Tensor, u: Tensor, limit: int, within: Halfspaces | None = None, even: bool = False
-) -> Trace:
+def crown_trace(program: Program, l: Tensor, u: Tensor, limit: int, within: Halfspaces | None = None) -> Trace:
     """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes."""
-    return trace_values(program, l, u, limit, Tightener(program, l, u), within, even)
+    return trace_values(program, l, u, limit, Tightener(program, l, u), within)
 
 
 @METHODS.add("crown")
@@ -135,4 +133,4 @@ class Crown:
     def run(
         program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
     ) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit, within, even=True), rows, limit)
+        return final_rows(crown_trace(program, l, u, limit, within), rows, limit)

@@ -62,7 +62,6 @@ class Trace:
     cuts: dict[int, Cuts] = field(default_factory=dict)
     # Half-spaces of the input: what is known need hold for the points within them only.
     within: Halfspaces | None = None
-    even: bool = False  # lines by `relax_evenly`
 
     @property
     def domains(self) -> int:
@@ -119,12 +118,11 @@ def trace_values(
     limit: int,
     tighten: Tighten,
     within: Halfspaces | None = None,
-    even: bool = False,
 ) -> Trace:
     """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a
     nonlinear step will read.
     """
-    trace = Trace(program, [(l, u)], within=within, even=even)
+    trace = Trace(program, [(l, u)], within=within)
     done: set[int] = set()  # a value's box is final once a nonlinear step has read it
     for k in range(1, len(program.steps)):
         step = program.steps[k]
@@ -185,9 +183,7 @@ def relax(trace: Trace, k: int) -> Lines | Planes:
     """The default lines or planes of nonlinear step k in the boxes of its inputs."""
     step = trace.program.steps[k]
     boxes = [trace.boxes[i] for i in step.inputs]
-    if isinstance(step.op, Joint):
-        return step.op.relax(*boxes)
-    return step.op.relax_evenly(*boxes[0]) if trace.even else step.op.relax(*boxes[0])
+    return step.op.relax(*boxes) if isinstance(step.op, Joint) else step.op.relax(*boxes[0])
 
 
 def loose_entries(trace: Trace, value: int) -> Tensor:

@@ -195,10 +195,6 @@ class Nonlinear(Operator):
         """The default lines on [l, u], sound for every finite l <= u; slope 0 where l or u is not finite."""
         raise NotImplementedError
 
-    def relax_evenly(self, l: Tensor, u: Tensor) -> Lines:
-        """Lines for rows that need both ends of the box, where the best by area may lean to one end; sound as well."""
-        return self.relax(l, u)
-
     def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
         """How steep the function is on [l, u] on the whole: finite, like l. Guides branching, proves nothing."""
         raise NotImplementedError

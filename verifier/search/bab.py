@@ -268,7 +268,7 @@ class Search:
                 doubt, open = doubt | (domains.open & closed).any(1), domains.open.clone()
             doubt = torch.nonzero(doubt).squeeze(1)
             if len(doubt):
-                some = within and within.at(doubt).double()
+                some = None if within is None else within.at(doubt).double()
                 open[doubt] &= ~self._closed_in_float64(domains.take(doubt), open[doubt], some)
         alive = torch.nonzero(open.any(1)).squeeze(1)
         if not len(alive):

@@ -63,6 +63,19 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class ClipConfig:
+    """Half-spaces that cut domains and sharpen their bounds."""
+
+    method: str = setting(
+        "all",
+        "clips boxes after bounding (relaxed), children too (reordered), and bounds as well, by the newest planes "
+        "(complete) or by all of the path (all)",
+        choices=("none", "relaxed", "reordered", "complete", "all"),
+    )
+    planes: int = setting(8, "half-spaces kept per domain", low=1)
+
+
+@dataclass(frozen=True)
 class AttackConfig:
     """The search for counterexamples by gradients and sampling."""
 
@@ -93,4 +106,5 @@ class Config:
     bounds: BoundsConfig = field(default_factory=BoundsConfig)
     branching: BranchingConfig = field(default_factory=BranchingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)

@@ -27,6 +27,7 @@ from verifier.bounds.backward import final_rows
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import Program, Step
 from verifier.bounds.trace import Trace, trace_values
+from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Joint, Move, gamma, size
 
 Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e
@@ -170,6 +171,8 @@ class Forward:
         return max(rows, 2 * (program.n_in + 1)) * max(size(s) for s in program.shapes)
 
     @staticmethod
-    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+    def run(
+        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+    ) -> RowBounds:
         walker = Walker(program, l, u)
         return final_rows(trace_values(program, l, u, limit, walker.tighten), rows, limit)

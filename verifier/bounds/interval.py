@@ -20,6 +20,7 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import Program, Step
+from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Move, gamma, size
 
 Box = tuple[Tensor, Tensor]
@@ -87,7 +88,9 @@ class Interval:
         return max(max(size(s) for s in program.shapes), rows * size(program.shapes[program.output]))
 
     @staticmethod
-    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+    def run(
+        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+    ) -> RowBounds:
         values: list[Box] = [(l, u)]
         for step in program.steps[1:]:
             low, high, _ = step_interval(step, [values[i] for i in step.inputs])

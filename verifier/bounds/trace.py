@@ -19,6 +19,7 @@ from torch import Tensor
 
 from verifier.bounds.interval import outward, step_interval
 from verifier.bounds.program import Program
+from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Planes, size
 
 
@@ -59,6 +60,8 @@ class Trace:
     underflow: float = 0.0
     # Multipliers of splits by the step that reads the split values (see `verifier.bounds.certify`).
     cuts: dict[int, Cuts] = field(default_factory=dict)
+    # Half-spaces of the input: what is known need hold for the points within them only.
+    within: Halfspaces | None = None
 
     @property
     def domains(self) -> int:
@@ -108,11 +111,18 @@ def count_underflow(trace: Trace, k: int) -> None:
 Tighten = Callable[["Trace", int, Tensor, int], None]
 
 
-def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Tighten) -> Trace:
+def trace_values(
+    program: Program,
+    l: Tensor,
+    u: Tensor,
+    limit: int,
+    tighten: Tighten,
+    within: Halfspaces | None = None,
+) -> Trace:
     """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a
     nonlinear step will read.
     """
-    trace = Trace(program, [(l, u)])
+    trace = Trace(program, [(l, u)], within=within)
     done: set[int] = set()  # a value's box is final once a nonlinear step has read it
     for k in range(1, len(program.steps)):
         step = program.steps[k]

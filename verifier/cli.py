@@ -3,6 +3,7 @@
     verify MODEL PROPERTY …          decide the property
     verify explain MODEL PROPERTY    say what both are and what would be done
     verify check MODEL PROPERTY CE   replay a counterexample
+    verify bench SUITE …             decide many, each in a process of its own
     verify supports …                say what this build can do
     verify settings                  list what --set and configuration files may set
 
@@ -87,7 +88,7 @@ def _run_parser() -> Parser:
     p = Parser(
         prog="verify",
         description="Decides whether an input satisfies the property (sat, with a counterexample) or none does (unsat)",
-        epilog="Other commands: verify explain | check | supports | settings, each with --help. "
+        epilog="Other commands: verify explain | check | bench | supports | settings, each with --help. "
         f"Presets: {', '.join(settings.presets())}.",
         allow_abbrev=False,
     )
@@ -317,6 +318,18 @@ def check(argv: list[str]) -> int:
     return 1 if wrong else 0
 
 
+def bench(argv: list[str]) -> int:
+    """`verify bench SUITE…`: results into a folder; status 1 if an answer contradicts what a suite expects."""
+    from verifier.bench import command
+
+    what = "Runs suites, each instance in a process of its own; goes on with runs that were ended."
+    p = Parser(prog="verify bench", description=what, allow_abbrev=False)
+    command.add_words(p)
+    _add_settings(p)
+    args = p.parse_args(argv)
+    return command.run(args, _config(args), argv)
+
+
 def supports(argv: list[str]) -> int:
     """`verify supports`: what this build can do, one thing a line."""
     p = Parser(prog="verify supports", description="Says what this build can do.")
@@ -344,7 +357,7 @@ def list_settings(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"explain": explain, "check": check, "supports": supports, "settings": list_settings}
+COMMANDS = {"explain": explain, "check": check, "bench": bench, "supports": supports, "settings": list_settings}
 
 if __name__ == "__main__":
     sys.exit(main())

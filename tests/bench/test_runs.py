@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import ENV, ROOT, records, suite
+from playing import ENV, ROOT, records, suite
 
 DIGITS = ROOT / "benchmarks" / "digits"
 FIELDS = (

@@ -71,7 +71,13 @@ def verify(
     config = config or Config()
     deadline = deadline or Deadline.after(config.timeout)
     seconds: dict[str, float] = {}
-    loaded = load(model, prop, seconds)
+    return decide(load(model, prop, seconds), config, on_event, deadline, seconds)
+
+
+def decide(
+    loaded: Loaded, config: Config, on_event: Listener, deadline: Deadline, seconds: dict[str, float]
+) -> Result:
+    """As `verify`, for what is loaded already; `seconds` holds what that took, by stage."""
     on_event(Event("load", "read", {"inputs": loaded.network.n_inputs, "outputs": loaded.network.n_outputs}))
     problem = loaded.problem
     if not len(problem.lower):

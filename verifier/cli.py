@@ -96,6 +96,7 @@ def _run_parser() -> Parser:
     _add_settings(p)
     p.add_argument("--timeout", metavar="S", help="seconds from the start of the process until the answer is out")
     p.add_argument("--seed", metavar="N", help="seed of every random choice")
+    p.add_argument("--cluster", metavar="ADDRESS", help="share the work on a Dask cluster: its address, or local:N")
     p.add_argument("--results-file", metavar="F", help="write verdict and counterexample to F, as competitions read it")
     p.add_argument("--json", metavar="F", help="write a record of the run to F")
     loud = p.add_mutually_exclusive_group()
@@ -167,6 +168,10 @@ def _work(args: argparse.Namespace, config: Config, deadline: Deadline, progress
         from verifier import api
         from verifier.evidence.witness import render
 
+        if args.cluster:
+            from verifier.bench.cubes import conquer
+
+            return conquer(args.cluster, args.model, args.property, config, progress, deadline)
         result = api.verify(args.model, args.property, config, progress, deadline)
     except InputError as e:
         return {"end": "error", "error": str(e)}

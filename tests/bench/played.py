@@ -31,7 +31,7 @@ def work(job, send, deadline):
         raise ValueError("played")
     if name == "missing":
         return {"end": "error", "error": f"{job.model}: cannot be read"}
-    time.sleep(0.02)
+    time.sleep(0.4 if name == "slow" else 0.02)
     stage = {"seconds": {"search": 0.02}, "stats": {"domains": 1, "worst": float("inf")}, "plan": ["played"]}
     if name == "sat":
         return {"verdict": "sat", "reason": "played", "witness": "((X_0 0.5)\n(Y_0 1.0))", **stage}

@@ -183,10 +183,7 @@ def _loop(
 
 
 def job_maker(args: argparse.Namespace, config: Config, log: str, work: str) -> Callable[[int, Instance], Job]:
-    """From an instance to its job: threads, memory and GPU are shared out between jobs."""
-    gpus = visible_gpus() if config.device != "cpu" and not args.cluster else []
-    if config.device != "cuda" and not gpus and not args.cluster:
-        config = replace(config, device="cpu")
+    """From an instance to its job: threads and memory are shared out between jobs."""
     if not config.threads:
         config = replace(config, threads=1 if args.cluster else max(1, cores() // args.jobs))
     memory = args.memory * 2**30 if args.memory else 0.0 if args.cluster else 0.9 * free_memory() / args.jobs
@@ -194,9 +191,7 @@ def job_maker(args: argparse.Namespace, config: Config, log: str, work: str) -> 
 
     def make(id: int, instance: Instance) -> Job:
         model, prop = instance.paths
-        env = {"CUDA_VISIBLE_DEVICES": gpus[id % len(gpus)]} if gpus else {}
-        fresh = config.device != "cpu"
-        return Job(id, model, prop, values, instance.timeout, int(memory), fresh, work, os.path.abspath(log), env)
+        return Job(id, model, prop, values, instance.timeout, int(memory), work, os.path.abspath(log))
 
     return make
 
@@ -204,14 +199,6 @@ def job_maker(args: argparse.Namespace, config: Config, log: str, work: str) -> 
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def visible_gpus() -> list[str]:
-    """Names of the GPUs for CUDA_VISIBLE_DEVICES, found without waking the driver."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return [word for word in listed.split(",") if word.strip() not in ("", "-1")]
-    return [str(k) for k in range(64) if os.path.exists(f"/dev/nvidia{k}")]
 
 
 def free_memory() -> float:

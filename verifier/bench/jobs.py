@@ -34,7 +34,7 @@ NOTE_EVERY = 0.2  # seconds between notes
 @dataclass(frozen=True)
 class Job:
     """`config` as `settings.as_dict` writes it; `memory` in bytes, 0 for no limit; `work` names the function to call;
-    `log` takes standard error; `env` is set in a fresh process only; `more` is for that function.
+    `log` takes standard error; `more` is for that function.
     """
 
     id: int
@@ -43,10 +43,8 @@ class Job:
     config: dict[str, Any]
     timeout: float
     memory: int = 0
-    fresh: bool = False
     work: str = "verifier.bench.jobs:solve"
     log: str = os.devnull
-    env: dict[str, str] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -156,6 +154,14 @@ def _limit_memory(memory: int) -> None:
 
             resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def visible_gpus() -> list[str]:
+    """Names of this machine's GPUs for CUDA_VISIBLE_DEVICES, found without waking the driver."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [word for word in listed.split(",") if word.strip() not in ("", "-1")]
+    return [str(k) for k in range(64) if os.path.exists(f"/dev/nvidia{k}")]
 
 
 def resident(pid: int) -> int:

@@ -32,10 +32,11 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from verifier import guard
-from verifier.bench.jobs import Job, Outcome, Trace, live, resident
+from verifier.bench.jobs import Job, Outcome, Trace, live, resident, visible_gpus
 
 if TYPE_CHECKING:
     from verifier.net.graph import Network
@@ -102,6 +103,7 @@ class Server:
         self.sock, self.inbox, self.outbox = sock, guard.Inbox(), bytearray()
         self.running: dict[int, Running] = {}
         self.looked = 0.0
+        self.gpus = visible_gpus()
         sock.setblocking(False)
 
     def run(self) -> None:
@@ -153,7 +155,9 @@ class Server:
         started = time.monotonic()
         pipe, give = os.pipe()
         try:
-            pid = self._fresh(job, give, started) if job.fresh or threads() > 1 else self._fork(job, give, started)
+            device = job.config.get("device", "cpu")
+            fresh = device == "cuda" or (device == "auto" and self.gpus) or threads() > 1
+            pid = (self._fresh if fresh else self._fork)(job, give, started)
         except OSError as e:
             os.close(pipe)
             self.tell({"done": Outcome(job.id, "crash", 0.0, f"no process could be started: {e.strerror}").as_dict()})
@@ -173,6 +177,8 @@ class Server:
                 for r in self.running.values():
                     os.close(r.pipe)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                if not self.gpus:  # spares each job the question
+                    job = replace(job, config={**job.config, "device": "cpu"})
                 live(job, give, parent, started)
             finally:
                 os._exit(1)
@@ -185,7 +191,10 @@ class Server:
             f.write(json.dumps(job.as_dict()).encode())
             f.seek(0)
             actions = [(os.POSIX_SPAWN_DUP2, f.fileno(), 0)]
-            return os.posix_spawn(sys.executable, words, {**os.environ, **job.env}, file_actions=actions)
+            env = dict(os.environ)
+            if self.gpus:
+                env["CUDA_VISIBLE_DEVICES"] = self.gpus[job.id % len(self.gpus)]  # jobs take turns
+            return os.posix_spawn(sys.executable, words, env, file_actions=actions)
 
     def _tell_notes(self, r: Running) -> None:
         for note in r.read():

@@ -163,5 +163,11 @@ def _outcome(id: int, future: Any) -> Outcome:
     if future.status == "finished":
         return Outcome(**future.result())
     if future.status == "error":
-        return Outcome(id, "lost", 0.0, " ".join(str(future.exception()).split())[:200])
+        from distributed import KilledWorker
+
+        error = future.exception()
+        if not isinstance(error, KilledWorker):  # nothing about the instance: the run ends, and can go on later
+            why = " ".join(str(error).split())[:160]
+            raise UsageError(f"the cluster cannot run jobs: {why}; scheduler and workers need this clipbab installed")
+        return Outcome(id, "lost", 0.0, "every worker that ran it died")
     return Outcome(id, "lost", 0.0, "the scheduler gave the task up")

@@ -148,12 +148,12 @@ def _limit_memory(memory: int) -> None:
     with contextlib.suppress(OSError):  # if the system runs out of memory all the same, this process shall go first
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
             f.write("500")
-    if memory:
-        with contextlib.suppress(ImportError, ValueError, OSError):
-            import resource
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
 
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if memory:
             resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def visible_gpus() -> list[str]:

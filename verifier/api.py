@@ -71,14 +71,18 @@ def verify(
     config = config or Config()
     deadline = deadline or Deadline.after(config.timeout)
     seconds: dict[str, float] = {}
-    loaded = load(model, prop, seconds)
+    return decide(load(model, prop, seconds), config, on_event, deadline, seconds)
+
+
+def decide(loaded: Loaded, config: Config, on_event: Listener, deadline: Deadline, seconds: dict[str, float]) -> Result:
+    """As `verify`, for what is loaded already; `seconds` holds what that took, by stage."""
     on_event(Event("load", "read", {"inputs": loaded.network.n_inputs, "outputs": loaded.network.n_outputs}))
     problem = loaded.problem
     if not len(problem.lower):
         return Result(Verdict.UNSAT, _why_nothing_to_search(loaded.query), seconds=seconds)
     lines: tuple[str, ...] = ()
     try:
-        plan, config = _prepare(problem, config, seconds)
+        plan, config = prepare(problem, config, seconds)
         lines = tuple(plan.lines())
         on_event(Event("plan", "made", {"lines": lines, "device": config.device}))
         if deadline.passed():
@@ -102,7 +106,7 @@ def make_plan(loaded: Loaded, config: Config) -> tuple[str, ...]:
     """What `verify` would do, in words."""
     if not len(loaded.problem.lower):
         return (f"nothing to search: {_why_nothing_to_search(loaded.query)}",)
-    plan, _ = _prepare(loaded.problem, config, {})
+    plan, _ = prepare(loaded.problem, config, {})
     return tuple(plan.lines())
 
 
@@ -140,7 +144,7 @@ def _bytes(model: Model) -> bytes:
     return model if isinstance(model, bytes) else model.SerializeToString()
 
 
-def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tuple[Plan, Config]:
+def prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tuple[Plan, Config]:
     """Brings torch up, and plans; the configuration returned names the device that was found."""
     with _stage("start", seconds):
         # Threads that wait for each other by spinning stall for whole time slices as soon as another process wants a

@@ -3,6 +3,7 @@
     verify MODEL PROPERTY …          decide the property
     verify explain MODEL PROPERTY    say what both are and what would be done
     verify check MODEL PROPERTY CE   replay a counterexample
+    verify bench SUITE …             decide many, each in a process of its own
     verify supports …                say what this build can do
     verify settings                  list what --set and configuration files may set
     verify report DIR …              make a page of the results of runs
@@ -89,7 +90,8 @@ def _run_parser() -> Parser:
     p = Parser(
         prog="verify",
         description="Decides whether an input satisfies the property (sat, with a counterexample) or none does (unsat)",
-        epilog="Other commands: verify explain | check | supports | settings | report | view, each with --help. "
+        epilog="Other commands: verify explain | check | bench | supports | settings | report | view, "
+        "each with --help. "
         f"Presets: {', '.join(settings.presets())}.",
         allow_abbrev=False,
     )
@@ -97,6 +99,7 @@ def _run_parser() -> Parser:
     _add_settings(p)
     p.add_argument("--timeout", metavar="S", help="seconds from the start of the process until the answer is out")
     p.add_argument("--seed", metavar="N", help="seed of every random choice")
+    p.add_argument("--cluster", metavar="ADDRESS", help="share the work on a Dask cluster: its address, or local:N")
     p.add_argument("--results-file", metavar="F", help="write verdict and counterexample to F, as competitions read it")
     p.add_argument("--json", metavar="F", help="write a record of the run to F")
     loud = p.add_mutually_exclusive_group()
@@ -168,6 +171,10 @@ def _work(args: argparse.Namespace, config: Config, deadline: Deadline, progress
         from verifier import api
         from verifier.evidence.witness import render
 
+        if args.cluster:
+            from verifier.bench.cubes import conquer
+
+            return conquer(args.cluster, args.model, args.property, config, progress, deadline)
         result = api.verify(args.model, args.property, config, progress, deadline)
     except InputError as e:
         return {"end": "error", "error": str(e)}
@@ -319,6 +326,18 @@ def check(argv: list[str]) -> int:
     return 1 if wrong else 0
 
 
+def bench(argv: list[str]) -> int:
+    """`verify bench SUITE…`: results into a folder; status 1 if an answer contradicts what a suite expects."""
+    from verifier.bench import command
+
+    what = "Runs suites, each instance in a process of its own; goes on with runs that were ended."
+    p = Parser(prog="verify bench", description=what, allow_abbrev=False)
+    command.add_words(p)
+    _add_settings(p)
+    args = p.parse_args(argv)
+    return command.run(args, _config(args), argv)
+
+
 def supports(argv: list[str]) -> int:
     """`verify supports`: what this build can do, one thing a line."""
     p = Parser(prog="verify supports", description="Says what this build can do.")
@@ -387,6 +406,7 @@ def view(argv: list[str]) -> int:
 COMMANDS = {
     "explain": explain,
     "check": check,
+    "bench": bench,
     "supports": supports,
     "settings": list_settings,
     "report": report,

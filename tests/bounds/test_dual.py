@@ -26,7 +26,7 @@ D = torch.float64
 def make(seed: int, dtype=D):
     """A network of a random kind over a random box, and its relaxation."""
     rng = np.random.default_rng(seed)
-    kinds = [str(k) for k in rng.choice(("Relu", "LeakyRelu", "Abs", "Clip", "Tanh"), 2)]
+    kinds = [str(k) for k in rng.choice(("Relu", "LeakyRelu", "Abs", "Clip", "Tanh", "Sin", "Softplus"), 2)]
     network = (
         random_dense(rng, (3, 6, 5, 3), kinds[0]),
         random_convolution(rng, kinds),
@@ -56,14 +56,25 @@ def domains(rng, r: Relaxation, n: int, most: int, rows: int = 2):
         k = int(rng.integers(most + 1))
         column[i, :k] = rng.choice(can, k, replace=False)
     sign = torch.from_numpy(rng.choice([-1.0, 1.0], column.shape)).to(dtype)
-    splits = Splits(torch.from_numpy(column), sign, torch.zeros_like(sign))
+    at = torch.from_numpy(column).clamp(min=0)
+    point = torch.zeros_like(sign)
+    if most:  # curves are split anywhere, kinks at 0
+        share = torch.from_numpy(rng.random(column.shape)).to(dtype)
+        point = torch.where(r.is_curve[at], torch.lerp(r.lower[at], r.upper[at], share), 0.0)
+    splits = Splits(torch.from_numpy(column), sign, point)
     m = Multipliers(
         torch.from_numpy(rng.random((n, r.width))).to(dtype),
         torch.from_numpy(rng.normal(size=(n, int(r.is_curve.sum())))).to(dtype),
         torch.from_numpy(rng.random(column.shape)).to(dtype) * (splits.column >= 0),
         torch.from_numpy(rng.random((n, rows))).to(dtype),
     )
-    r.project(m, r.lines(splits))
+    lines = r.lines(splits)
+    r.project(m, lines)
+    if lines.curves is not None:  # inside their ranges: at a slope of 0 the bound has a kink in everything below
+        for slopes, side in ((m.alpha[:, r.is_curve], lines.curves.low), (m.upper, lines.curves.high)):
+            slopes.copy_(torch.lerp(side.least, side.most, torch.from_numpy(rng.random(slopes.shape)).to(dtype)))
+            if slopes is not m.upper:
+                m.alpha[:, r.is_curve] = slopes
     return start, splits, m
 
 
@@ -146,7 +157,9 @@ def by_autograd(r: Relaxation, start: Start, splits: Splits, m: Multipliers) -> 
             out = pos * lo_a + neg * up_a
             for i, j in torch.nonzero((splits.column >= c.start) & (splits.column < c.stop)).tolist():
                 out = out.clone()
-                out[i, index[splits.column[i, j] - c.start]] -= m.beta[i, j] * splits.sign[i, j]
+                amount = m.beta[i, j] * splits.sign[i, j]
+                out[i, index[splits.column[i, j] - c.start]] -= amount
+                bias = bias.index_add(0, torch.tensor([i]), (amount * splits.point[i, j])[None])
             parts = (out.reshape(n, *program.shapes[step.inputs[0]]),)
         for i, part in zip(step.inputs, parts):
             live[i] = live[i] + part if i in live else part
@@ -284,6 +297,7 @@ def test_certified_bounds_lie_below_the_network_where_the_splits_hold(seed, dtyp
     start, splits, m = domains(rng, r, 12, 2)
     absurd = m.clone()
     absurd.alpha = torch.from_numpy(rng.normal(size=m.alpha.shape) * 5).to(dtype)
+    absurd.upper = torch.from_numpy(rng.normal(size=m.upper.shape) * 5).to(dtype)
     absurd.beta = torch.from_numpy(rng.normal(size=m.beta.shape) * 100).to(dtype)
     absurd.weights = torch.from_numpy(rng.normal(size=m.weights.shape)).to(dtype)
     found = optimise(r, start, splits, m, Settings(steps=10), target=float("inf")).multipliers
@@ -299,7 +313,8 @@ def test_certified_bounds_lie_below_the_network_where_the_splits_hold(seed, dtyp
         column = int(splits.column[i, j])
         site = next(s for s in r.sites.values() if s.cut.start <= column < s.cut.stop)
         entry = column - site.cut.start if site.index is None else int(site.index[column - site.cut.start])
-        inside[i] &= values[site.value].flatten(1)[:, entry] * float(splits.sign[i, j]) >= 0
+        z = values[site.value].flatten(1)[:, entry]
+        inside[i] &= (z - float(splits.point[i, j])) * float(splits.sign[i, j]) >= 0
     seen = 0
     for program in {id(p): p for p in (r.program, fine)}.values():
         certifier = Certifier(r, program)

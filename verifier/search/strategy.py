@@ -46,10 +46,10 @@ class Plan:
 
 def pick_device(config: Config) -> torch.device:
     """The device that the configuration asks for; UsageError if it is not there."""
-    there = torch.cuda.is_available()
+    there = config.device != "cpu" and torch.cuda.is_available()  # asking wakes the driver, and so is not free
     if config.device == "cuda" and not there:
         raise UsageError("device cuda was asked for, but torch sees no GPU; use --device cpu or auto")
-    return torch.device("cuda" if there and config.device != "cpu" else "cpu")
+    return torch.device("cuda" if there else "cpu")
 
 
 def plan(problem: Problem, config: Config) -> Plan:

@@ -41,6 +41,55 @@ def test_real_instances_are_answered_and_recorded(bench, tmp_path):
     assert subprocess.run(check, env=ENV, capture_output=True, text=True).stdout.startswith("valid")
 
 
+def test_fresh_processes_where_there_is_a_gpu(bench, tmp_path):
+    """That there is one is only said; torch finds none, and the instance is computed on the CPU."""
+    words = [DIGITS, "--out", tmp_path / "out", "--limit", "2", "--jobs", "2"]
+    status, said, err = bench(*words, played=False, env={**ENV, "CUDA_VISIBLE_DEVICES": "0,1"})
+    assert status == 0 and "digits: 2 instances: 2 sat; 0 contradicting" in said, err
+    assert all(r["stages"]["start"] > 0.1 for r in records(tmp_path / "out"))  # each has loaded torch
+
+
+def test_pairs_named_by_patterns(bench, tmp_path):
+    for name in ("sat.onnx", "sat_1.vnnlib", "sat_2.vnnlib"):
+        (tmp_path / name).write_text("")
+    status, said, err = bench("*.onnx:*.vnnlib", "--out", "out", "--timeout", "7", cwd=tmp_path)
+    assert status == 0 and "2 instances: 2 sat" in said, err
+    assert [(r["property"], r["timeout"]) for r in records(tmp_path / "out")] == [
+        ("sat_1.vnnlib", 7.0),
+        ("sat_2.vnnlib", 7.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--jobs", "0"], "--jobs 0: must be at least 1"),
+        (["--timeout-scale", "-1"], "--timeout-scale -1"),
+        (["--filter", "("], "not a regular expression"),
+        (["--filter", "nothing"], "matches no instance"),
+        (["--set", "bounds.method=magic"], "bounds.method must be one of"),
+        (["--timout", "3"], "unrecognized arguments"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(bench, tmp_path, words, says):
+    folder = suite(tmp_path / "s", ["ok"])
+    status, said, err = bench(folder, "--out", tmp_path / "out", *words)
+    assert (status, said) == (2, "") and says in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(bench, tmp_path):
+    folder, out = suite(tmp_path / "s", ["ok", "deaf"], 30), tmp_path / "out"
+    run = bench.start(folder, "--out", out)
+    until = time.time() + 30
+    while not (out / "results.jsonl").exists() and time.time() < until:
+        time.sleep(0.02)
+    status, _, err = bench(folder, "--out", out)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(20) == 130
+    assert status == 2 and "another run is writing there" in err
+
+
 def test_the_server_forks_with_a_single_thread():
     from verifier.bench.client import Client
 

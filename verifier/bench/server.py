@@ -249,6 +249,9 @@ def warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)
+    import onnx
+
+    onnx.defs.has("Relu")  # fills the table of operators
     import verifier.net.simplify
     import verifier.net.trace
     import verifier.spec.general  # noqa: F401

@@ -4,7 +4,8 @@ Printed for each way: instances solved, domains bounded, seconds of wall and of 
 and `none` both prove, the domains bounded as a share of those without clipping. A folder has an
 `instances.csv` (as `scripts/run_suite.sh` reads it). Everything runs in this process, without start-up, with the
 default configuration but for `clip.method`, the time, and what `--set` says; attacks only once, so that they do not
-decide how many domains there are. Domains do not depend on how busy the machine is, seconds do.
+decide how many domains there are. How many levels are split at once
+follows the measured speed, so domains depend a little on how busy the machine is, and seconds wholly.
 
 usage: python benchmarks/clipping.py FOLDER… [--cap 120] [--methods none,relaxed,…] [--only 3,17] [-v]
 """

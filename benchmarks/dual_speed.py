@@ -65,7 +65,8 @@ def batch(program: Program, problem, n: int):
     column = torch.stack([can[torch.randperm(len(can), generator=g)[:SPLITS]] for _ in range(n)])
     sign = (torch.rand(column.shape, generator=g) > 0.5).float() * 2 - 1
     splits = Splits(column, sign, torch.zeros_like(sign))
-    return r, start, splits, Multipliers(r.alpha.expand(n, -1).clone(), torch.zeros_like(sign), torch.ones(n, 1))
+    slopes = (t.expand(n, -1).clone() for t in (r.alpha, r.upper_slopes))
+    return r, start, splits, Multipliers(*slopes, torch.zeros_like(sign), torch.ones(n, 1))
 
 
 @torch.no_grad()

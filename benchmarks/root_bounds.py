@@ -11,7 +11,11 @@ one region, median and longest; peak memory; most loose entries left with their 
 too long ("left": 0 means that intervals alone are used nowhere). Below a folder's line stands what went wrong, if
 anything did.
 
-usage: python benchmarks/root_bounds.py FOLDER... [--dtype float32] [--regions 4] [--limit N] [--threads 2]
+A folder without an instances.csv stands for those inside that have one. `--limit`: properties of each; `--patience`:
+seconds for one property, after which it counts as failed.
+
+usage: python benchmarks/root_bounds.py FOLDER... [--dtype float32] [--regions 4] [--limit N] [--patience 600]
+       [--threads 2] [--verbose]
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ import statistics
 import sys
 import time
 import traceback
+from glob import glob
+from queue import Empty
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command does
 
@@ -132,8 +138,8 @@ def one(model: str, prop: str, dtype, regions: int, seen: dict) -> dict:
     return found
 
 
-def folder(path: str, a: argparse.Namespace, queue) -> None:
-    """All instances of a folder, and its row of the table."""
+def child(pairs: list[tuple[str, str]], a: argparse.Namespace, queue) -> None:
+    """Puts (what `one` found, or words on what went wrong, and the peak memory in GiB so far) for every instance."""
     import torch
 
     from verifier.bounds import METHODS
@@ -144,25 +150,67 @@ def folder(path: str, a: argparse.Namespace, queue) -> None:
     torch.backends.nnpack.set_flags(False)
     keep_freed_memory()
     METHODS.load()
-    pairs, wrong, results, seen = instances(path, a.limit), [], [], {}
+    seen: dict = {}
     for model, prop in pairs:
         try:
             with torch.no_grad():
-                results.append(one(model, prop, getattr(torch, a.dtype), a.regions, seen))
-            if results[-1]["outside"]:
-                wrong.append(f"{os.path.basename(prop)}: {results[-1]['outside']} values OUTSIDE the bounds")
+                result = one(model, prop, getattr(torch, a.dtype), a.regions, seen)
         except Exception as e:
-            wrong.append(f"{os.path.basename(model)} {os.path.basename(prop)}: {type(e).__name__}: {str(e)[:200]}")
+            result = f"{type(e).__name__}: {str(e)[:200]}"
             if a.verbose:
                 traceback.print_exc()
-        if a.verbose and results:
-            print(os.path.basename(prop), results[-1], file=sys.stderr, flush=True)
+        queue.put((result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+
+
+def folder(path: str, a: argparse.Namespace) -> tuple[str, list[str]]:
+    """A folder's row of the table, and what went wrong. An instance on which the process dies, or that takes longer
+    than `--patience`, is left out, and a new process goes on with the next.
+    """
+    pairs = instances(path, a.limit)
+    context, results, wrong, peak, at = multiprocessing.get_context("spawn"), [], [], 0.0, 0
+    while at < len(pairs):
+        queue = context.Queue()
+        process = context.Process(target=child, args=(pairs[at:], a, queue))
+        process.start()
+        while at < len(pairs):
+            found = patiently(process, queue, a.patience)
+            result, memory = ("the process died, or took too long", 0.0) if found is None else found
+            peak = max(peak, memory)
+            name = " ".join(os.path.basename(f) for f in pairs[at])
+            if isinstance(result, str):
+                wrong.append(f"{name}: {result}")
+            else:
+                results.append(result)
+                if result["outside"]:
+                    wrong.append(f"{name}: {result['outside']} values OUTSIDE the bounds")
+            if a.verbose:
+                print(name, result, file=sys.stderr, flush=True)
+            at += 1
+            if found is None:
+                break
+        process.terminate()
+        process.join()
+    return row(path, len({m for m, _ in pairs}), results, peak), wrong
+
+
+def patiently(process, queue, seconds: float):
+    """The next thing in the queue; None if the process ends without one, or after some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return queue.get(timeout=0.2)
+        except Empty:
+            if not process.is_alive() and queue.empty():
+                return None
+    return None
+
+
+def row(path: str, models: int, results: list[dict], peak: float) -> str:
     of = lambda key: [v for r in results for v in r[key]] or [float("nan")]
     widths = lambda key: [v for r in results for v in r["widths"].get(key, [])] or [float("nan")]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    line = FORMAT.format(
-        os.path.basename(path.rstrip("/")),
-        len(seen),
+    return FORMAT.format(
+        os.path.basename(os.path.abspath(path)),
+        models,
         len(results),
         f"{max((r['difference'] for r in results), default=float('nan')):.1e}",
         f"{sum(r['finite'] for r in results)}/{sum(r['rows'] for r in results)}",
@@ -173,7 +221,15 @@ def folder(path: str, a: argparse.Namespace, queue) -> None:
         f"{peak:.2f}",
         max((r["left out"] for r in results), default=0),
     )
-    queue.put((line, wrong))
+
+
+def benchmarks(paths: list[str]) -> list[str]:
+    """Folders with an instances.csv: those named, and for others all those inside."""
+    found = []
+    for path in paths:
+        inside = sorted(os.path.dirname(f) for f in glob(os.path.join(path, "*", "instances.csv")))
+        found += [path] if os.path.exists(os.path.join(path, "instances.csv")) or not inside else inside
+    return found
 
 
 def main() -> None:
@@ -182,25 +238,21 @@ def main() -> None:
     ap.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     ap.add_argument("--regions", type=int, default=4)
     ap.add_argument("--limit", type=int, default=10**9)
+    ap.add_argument("--patience", type=float, default=600.0)
     ap.add_argument("--threads", type=int, default=0)
     ap.add_argument("--verbose", action="store_true")
     a = ap.parse_args()
     print(FORMAT.format(*HEAD))
-    failed, context = 0, multiprocessing.get_context("spawn")
-    for path in a.folders:
-        queue = context.Queue()
-        process = context.Process(target=folder, args=(path, a, queue))
-        process.start()
-        while process.is_alive() and queue.empty():
-            process.join(0.2)
-        line, wrong = queue.get(timeout=5) if not queue.empty() else (f"{path}: the process died", ["died"])
-        process.join()
+    failed, begin = 0, time.monotonic()
+    for path in benchmarks(a.folders):
+        line, wrong = folder(path, a)
         print(line, flush=True)
         failed += len(wrong)
         for text in wrong[:5]:
             print(f"    {text}", flush=True)
         if len(wrong) > 5:
             print(f"    and {len(wrong) - 5} more")
+    print(f"{failed} of the properties went wrong; {time.monotonic() - begin:.0f} s in all")
     sys.exit(failed > 0)
 
 

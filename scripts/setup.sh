@@ -31,13 +31,32 @@ pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check -q
 
 install_run() {
     # torch goes first and by its exact version: where the installer knows a CPU build of it, that one is taken, and nothing later asks again.
-    pip_install "$(grep '^torch==' "$ROOT/scripts/constraints.txt")" && pip_install -e "$ROOT[exact]"
+    pip_install "$(grep '^torch==' "$ROOT/scripts/constraints.txt")" && pip_install -e "$ROOT[exact,plots,progress]"
 }
 
 install_test() {
     # onnx2torch comes without what it asks for: it wants torchvision, whose registry build does not load next to a CPU-only torch. The tests
     # that use it put an empty stand-in in torchvision's place.
-    pip_install -e "$ROOT[test]" && pip_install --no-deps onnx2torch
+    pip_install -e "$ROOT[test]" && pip_install --no-deps onnx2torch && install_browser
+}
+
+install_browser() {
+    # The pages of reports are tested in a browser, which is no Python package. Where none can be had those tests say so.
+    local name
+    for name in chromium-headless-shell chromium chromium-browser google-chrome; do
+        if command -v "$name" >/dev/null; then return 0; fi
+    done
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "no Chromium found: tests of the pages in a browser are left out (Debian: apt-get install chromium-headless-shell)"
+        return 0
+    fi
+    say "installing a browser for the tests of pages"
+    apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@" >/dev/null 2>&1; }
+    apt_get update
+    apt_get install -y --no-install-recommends chromium-headless-shell fonts-dejavu-core ||
+        apt_get install -y --no-install-recommends chromium fonts-dejavu-core ||
+        say "no Chromium could be installed: tests of the pages in a browser are left out"
+    return 0
 }
 
 setup() {

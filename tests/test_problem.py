@@ -233,8 +233,11 @@ def test_models_that_ignore_their_input():
     """An output that is constant, alone or beside others; a reshaped one."""
     constant = Node("k", "Linear", ("t", "zero", "c"), (2,), F)
     alone = Network(
-        (Tensor("t", (1,), F),), (constant,), {"zero": np.zeros((1, 2), F), "c": np.array([3.0, -4.0], F)},
-        (Tensor("k", (2,), F),), 13,
+        (Tensor("t", (1,), F),),
+        (constant,),
+        {"zero": np.zeros((1, 2), F), "c": np.array([3.0, -4.0], F)},
+        (Tensor("k", (2,), F),),
+        13,
     )
     folded = Network((Tensor("t", (1,), F),), (), {"k": np.array([[3.0, -4.0]], F)}, (Tensor("k", (1, 2), F),), 13)
     for network in (alone, folded):
@@ -249,8 +252,9 @@ def test_models_that_ignore_their_input():
     s = Sketch(2)
     s.linear("t", np.ones((2, 1)))
     both = s.network()
-    both = Network(both.inputs, both.nodes, {**both.constants, "k": np.array([7.0], F)},
-                   (Tensor("k", (1,), F), *both.outputs), 13)
+    both = Network(
+        both.inputs, both.nodes, {**both.constants, "k": np.array([7.0], F)}, (Tensor("k", (1,), F), *both.outputs), 13
+    )
     problem = compile_problem(both, query(2, 2, [([0.0] * 2, [1.0] * 2)], [(0, [({2: 1.0}, 0.0)])]))
     assert run(problem.network, np.array([0.5, 0.25]))[0].tolist() == [7.0, 0.75]
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 NOT_RUN = {"scripts/test"}  # it is what runs this
-NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
+NUMBER = re.compile(r" *-?\d+(\.\d+)?(e-?\d+)?")  # with the blanks that fill a column up
 
 
 def commands() -> list[tuple[str, list[str]]]:

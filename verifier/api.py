@@ -71,14 +71,18 @@ def verify(
     config = config or Config()
     deadline = deadline or Deadline.after(config.timeout)
     seconds: dict[str, float] = {}
-    loaded = load(model, prop, seconds)
+    return decide(load(model, prop, seconds), config, on_event, deadline, seconds)
+
+
+def decide(loaded: Loaded, config: Config, on_event: Listener, deadline: Deadline, seconds: dict[str, float]) -> Result:
+    """As `verify`, for what is loaded already; `seconds` holds what that took, by stage."""
     on_event(Event("load", "read", {"inputs": loaded.network.n_inputs, "outputs": loaded.network.n_outputs}))
     problem = loaded.problem
     if not len(problem.lower):
         return Result(Verdict.UNSAT, _why_nothing_to_search(loaded.query), seconds=seconds)
     lines: tuple[str, ...] = ()
     try:
-        plan, config = _prepare(problem, config, seconds)
+        plan, config = prepare(problem, config, seconds)
         lines = tuple(plan.lines())
         on_event(Event("plan", "made", {"lines": lines, "device": config.device}))
         if deadline.passed():
@@ -102,7 +106,7 @@ def make_plan(loaded: Loaded, config: Config) -> tuple[str, ...]:
     """What `verify` would do, in words."""
     if not len(loaded.problem.lower):
         return (f"nothing to search: {_why_nothing_to_search(loaded.query)}",)
-    plan, _ = _prepare(loaded.problem, config, {})
+    plan, _ = prepare(loaded.problem, config, {})
     return tuple(plan.lines())
 
 
@@ -111,16 +115,23 @@ def replay(model: Model, prop: str | os.PathLike[str], x: np.ndarray) -> tuple[Q
 
     No judgement, and a text, where x has not as many entries as the model has inputs.
     """
+    judge = replayer(model, prop)
+    query = judge.query
+    if len(x) != query.n_inputs:
+        return query, None, f"the counterexample has {len(x)} inputs, the model takes {query.n_inputs}"
+    judgement = judge.judge(x)
+    if judgement.disjunct >= 0:
+        return query, judgement, ""
+    return query, judgement, f"the property does not hold there: off by {query.violation(x, judgement.y):g}"
+
+
+def replayer(model: Model, prop: str | os.PathLike[str]) -> Replayer:
+    """What runs the model in ONNX Runtime and judges by the property; whether there are bounds for it matters not."""
     query = parse_property(prop)
     network = load_network(model)
     if query.n_inputs != network.n_inputs or query.n_outputs != network.n_outputs:
         compile_problem(network, query)  # raises the error that says so
-    if len(x) != network.n_inputs:
-        return query, None, f"the counterexample has {len(x)} inputs, the model takes {network.n_inputs}"
-    judgement = Replayer(lambda: _bytes(model), network, query).judge(x)
-    if judgement.disjunct >= 0:
-        return query, judgement, ""
-    return query, judgement, f"the property does not hold there: off by {query.violation(x, judgement.y):g}"
+    return Replayer(lambda: _bytes(model), network, query)
 
 
 def _bytes(model: Model) -> bytes:
@@ -133,7 +144,7 @@ def _bytes(model: Model) -> bytes:
     return model if isinstance(model, bytes) else model.SerializeToString()
 
 
-def _prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tuple[Plan, Config]:
+def prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tuple[Plan, Config]:
     """Brings torch up, and plans; the configuration returned names the device that was found."""
     with _stage("start", seconds):
         # Threads that wait for each other by spinning stall for whole time slices as soon as another process wants a

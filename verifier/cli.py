@@ -3,8 +3,11 @@
     verify MODEL PROPERTY …          decide the property
     verify explain MODEL PROPERTY    say what both are and what would be done
     verify check MODEL PROPERTY CE   replay a counterexample
+    verify bench SUITE …             decide many, each in a process of its own
     verify supports …                say what this build can do
     verify settings                  list what --set and configuration files may set
+    verify report DIR …              make a page of the results of runs
+    verify view MODEL PROPERTY …     draw an instance, and a counterexample to it
 
 Standard output carries the answer and nothing else; everything else goes to standard error. Exit status: 0 with a
 verdict, 2 for bad input or usage, 3 for a bug of ours, and then no verdict. How the answer comes in time and whole is
@@ -87,7 +90,8 @@ def _run_parser() -> Parser:
     p = Parser(
         prog="verify",
         description="Decides whether an input satisfies the property (sat, with a counterexample) or none does (unsat)",
-        epilog="Other commands: verify explain | check | supports | settings, each with --help. "
+        epilog="Other commands: verify explain | check | bench | supports | settings | report | view, "
+        "each with --help. "
         f"Presets: {', '.join(settings.presets())}.",
         allow_abbrev=False,
     )
@@ -95,6 +99,7 @@ def _run_parser() -> Parser:
     _add_settings(p)
     p.add_argument("--timeout", metavar="S", help="seconds from the start of the process until the answer is out")
     p.add_argument("--seed", metavar="N", help="seed of every random choice")
+    p.add_argument("--cluster", metavar="ADDRESS", help="share the work on a Dask cluster: its address, or local:N")
     p.add_argument("--results-file", metavar="F", help="write verdict and counterexample to F, as competitions read it")
     p.add_argument("--json", metavar="F", help="write a record of the run to F")
     loud = p.add_mutually_exclusive_group()
@@ -166,6 +171,10 @@ def _work(args: argparse.Namespace, config: Config, deadline: Deadline, progress
         from verifier import api
         from verifier.evidence.witness import render
 
+        if args.cluster:
+            from verifier.bench.cubes import conquer
+
+            return conquer(args.cluster, args.model, args.property, config, progress, deadline)
         result = api.verify(args.model, args.property, config, progress, deadline)
     except InputError as e:
         return {"end": "error", "error": str(e)}
@@ -317,6 +326,18 @@ def check(argv: list[str]) -> int:
     return 1 if wrong else 0
 
 
+def bench(argv: list[str]) -> int:
+    """`verify bench SUITE…`: results into a folder; status 1 if an answer contradicts what a suite expects."""
+    from verifier.bench import command
+
+    what = "Runs suites, each instance in a process of its own; goes on with runs that were ended."
+    p = Parser(prog="verify bench", description=what, allow_abbrev=False)
+    command.add_words(p)
+    _add_settings(p)
+    args = p.parse_args(argv)
+    return command.run(args, _config(args), argv)
+
+
 def supports(argv: list[str]) -> int:
     """`verify supports`: what this build can do, one thing a line."""
     p = Parser(prog="verify supports", description="Says what this build can do.")
@@ -344,7 +365,53 @@ def list_settings(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"explain": explain, "check": check, "supports": supports, "settings": list_settings}
+def report(argv: list[str]) -> int:
+    """`verify report DIR…`: writes a page and plots; prints the table by benchmark."""
+    p = Parser(prog="verify report", description="Makes a page of the results of runs; the first is reported on.")
+    p.add_argument("runs", metavar="DIR", nargs="+", help="folder with results.jsonl, or a results file")
+    p.add_argument("-o", "--out", metavar="F", help="the page, a folder of plots beside it (default: DIR/report.html)")
+    known = "answers published: a results.csv or instances.csv, or a folder of such; may be repeated"
+    p.add_argument("--published", metavar="PATH", action="append", default=[], help=known)
+    drawn = "instance whose bounds are drawn over time (default: those that took longest); may be repeated"
+    p.add_argument("--bounds", metavar="SUITE/INDEX", action="append", default=[], help=drawn)
+    args = p.parse_args(argv)
+    from verifier.report import plots, write
+
+    made = write.read(args.runs, args.published, args.bounds)
+    first = Path(args.runs[0])
+    out = args.out or (first if first.is_dir() else first.parent) / "report.html"
+    written = write.write(made, out)
+    print("\n".join([*write.summary(made), f"written: {written[0]}"]))
+    if len(written) > 1:
+        print(f"         {written[1].parent}/ ({len(written) - 1} files)")
+    if not plots.available():
+        print("verify: no plots: matplotlib is not installed (pip install 'clipbab[plots]')", file=sys.stderr)
+    return 0
+
+
+def view(argv: list[str]) -> int:
+    """`verify view MODEL PROPERTY [WITNESS]`: draws the instance."""
+    p = Parser(prog="verify view", description="Draws a property's centre, a counterexample, and the outputs.")
+    _add_files(p)
+    p.add_argument("witness", metavar="WITNESS", nargs="?", help="counterexample or result file, plain or .gz")
+    p.add_argument("-o", "--out", metavar="F", required=True, help="the picture: .png, .svg or .pdf")
+    args = p.parse_args(argv)
+    from verifier.report import view
+
+    for line in view.draw(args.model, args.property, args.witness, args.out):
+        print(line)
+    return 0
+
+
+COMMANDS = {
+    "explain": explain,
+    "check": check,
+    "bench": bench,
+    "supports": supports,
+    "settings": list_settings,
+    "report": report,
+    "view": view,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

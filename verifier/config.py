@@ -42,7 +42,7 @@ class BranchingConfig:
     """How a domain is split."""
 
     method: str = setting("sensitivity", "branching heuristic", basic=True, choices=("sensitivity", "widest"))
-    neurons: str = setting("kfsb", "heuristic that picks the neuron to split", choices=("babsr", "gap", "kfsb"))
+    neurons: str = setting("kfsb", "heuristic that picks the neuron to split", choices=("babsr", "bbps", "gap", "kfsb"))
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,19 @@ class SearchConfig:
         0.0, "memory the search may take in GiB; 0 takes half of what the device has free", basic=True, low=0.0
     )
     max_rounds: int = setting(0, "stop as unknown after so many rounds; 0 means no limit", low=0)
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Half-spaces that cut domains and sharpen their bounds."""
+
+    method: str = setting(
+        "all",
+        "clips boxes after bounding (relaxed), children too (reordered), and bounds as well, by the newest planes "
+        "(complete) or by all of the path (all)",
+        choices=("none", "relaxed", "reordered", "complete", "all"),
+    )
+    planes: int = setting(8, "half-spaces kept per domain", low=1)
 
 
 @dataclass(frozen=True)
@@ -93,4 +106,5 @@ class Config:
     bounds: BoundsConfig = field(default_factory=BoundsConfig)
     branching: BranchingConfig = field(default_factory=BranchingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)

@@ -21,6 +21,7 @@ from verifier.config import Config
 from verifier.net.graph import Network
 from verifier.ops import OPS
 from verifier.problem import Problem
+from verifier.result import UnsupportedError
 from verifier.spec.query import Query
 
 SHOWN = 8  # entries of a longer list that are printed
@@ -28,14 +29,24 @@ SHOWN = 8  # entries of a longer list that are printed
 
 def lines(model: str | os.PathLike[str], prop: str | os.PathLike[str], config: Config) -> Iterator[str]:
     """The explanation, line by line; raises what `verify` would raise for the same files."""
-    loaded = api.load(model, prop, {})
+    try:
+        loaded = api.load(model, prop, {})
+    except UnsupportedError as error:
+        yield from _unknown(error)
+        raise
     yield f"model      {model}"
     yield from _network(loaded.network)
     yield f"property   {prop}"
     yield from _query(loaded.query, loaded.problem)
     yield "plan"
-    for line in api.make_plan(loaded, config):
+    try:
+        planned = api.make_plan(loaded, config)
+    except UnsupportedError as error:
+        yield from _unknown(error)
+        raise
+    for line in planned:
         yield f"  {line}"
+    yield from _without_bounds(loaded.problem)
 
 
 def _network(network: Network) -> Iterator[str]:
@@ -49,6 +60,27 @@ def _network(network: Network) -> Iterator[str]:
         sizes[node.kind] += prod(node.shape)
     for kind, count in sorted(network.kinds().items(), key=lambda item: -sizes[item[0]]):
         yield f"  {count:4d} x {kind:<20} {sizes[kind]:>9,} values"
+
+
+def _unknown(error: UnsupportedError) -> Iterator[str]:
+    yield "missing"
+    for (name, op, opset, shape), why in zip(error.nodes, error.why):
+        where = name if shape is None else f"{name} {_shape(shape)}"
+        yield f"  cannot be run   {op} (opset {opset}) at {where}" + (f": {why}" if why else "")
+
+
+def _without_bounds(problem: Problem) -> Iterator[str]:
+    """Every node that no bounds are known for, and what is missing."""
+    import torch
+
+    from verifier.bounds.program import Program
+
+    steps = Program(problem.network, torch.float32, "cpu").without_bounds()
+    if steps:
+        yield "missing"
+    for step in steps:
+        node = step.node
+        yield f"  no bounds       {node.kind} at {node.origin or node.name} {_shape(node.shape)}: {step.op.lacks}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

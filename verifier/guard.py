@@ -32,10 +32,10 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HEADER = struct.Struct("<cQ")  # kind of message, length
 NOTE, FINAL = b"n", b"f"
@@ -97,7 +97,7 @@ def supervise(work: Callable[[Send], dict[str, Any]], until: float, signals: Sig
     pid = os.fork()
     if pid == 0:
         os.close(receive)
-        _child(work, give, parent)
+        live(work, give, parent)
     os.close(give)
     _children[pid] = receive
     return _listen(pid, receive, until, signals)
@@ -117,22 +117,22 @@ def end_children() -> None:
         del _children[pid]
 
 
-def _child(work: Callable[[Send], dict[str, Any]], give: int, parent: int) -> None:
-    """The child's whole life; never returns."""
+def live(work: Callable[[Send], dict[str, Any]], give: int, parent: int) -> NoReturn:
+    """The child's whole life: does `work` and sends what it says into the pipe `give`; never returns."""
     status = 0
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _die_with(parent)
+        die_with(parent)
         os.dup2(2, 1)
         try:
-            final = work(lambda note: _send(give, NOTE, note))
+            final = work(lambda note: send(give, NOTE, note))
         except MemoryError:
             final = {"end": "memory"}
         except BaseException as e:  # whatever escapes `work` is our own bug, and must be told as one
             final = {"end": "bug", "error": one_line(e), "traceback": traceback.format_exc()}
-        _send(give, FINAL, final)
+        send(give, FINAL, final)
     except BaseException:
         status = 1
     finally:
@@ -141,7 +141,7 @@ def _child(work: Callable[[Send], dict[str, Any]], give: int, parent: int) -> No
         os._exit(status)  # no teardown: the answer is out, and freeing gigabytes piece by piece helps nobody
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Asks the system to kill this process when its parent is gone, however that ends."""
     try:
         import ctypes
@@ -153,11 +153,35 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _send(fd: int, kind: bytes, message: dict[str, Any]) -> None:
+def packed(kind: bytes, message: dict[str, Any]) -> bytes:
+    """A message as it goes down a pipe."""
     body = json.dumps(message, default=plain).encode()
-    data = memoryview(HEADER.pack(kind, len(body)) + body)
+    return HEADER.pack(kind, len(body)) + body
+
+
+def send(fd: int, kind: bytes, message: dict[str, Any]) -> None:
+    """Writes a message, waiting where the pipe is full."""
+    data = memoryview(packed(kind, message))
     while data:
         data = data[os.write(fd, data) :]
+
+
+class Inbox:
+    """Pieces of bytes in, whole messages out."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+    def feed(self, piece: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """(kind, message) for every message that is whole now."""
+        self.buffer += piece
+        while len(self.buffer) >= HEADER.size:
+            kind, length = HEADER.unpack_from(self.buffer)
+            if len(self.buffer) < HEADER.size + length:
+                return
+            message = json.loads(self.buffer[HEADER.size : HEADER.size + length])
+            del self.buffer[: HEADER.size + length]
+            yield kind, message
 
 
 def plain(value: Any) -> Any:
@@ -167,7 +191,7 @@ def plain(value: Any) -> Any:
 
 def _listen(pid: int, receive: int, until: float, signals: Signals) -> Ending:
     said: dict[str, Any] = {}
-    buffer = bytearray()
+    inbox = Inbox()
     poll = select.poll()
     poll.register(receive, select.POLLIN)
     poll.register(signals.awake, select.POLLIN)
@@ -186,13 +210,8 @@ def _listen(pid: int, receive: int, until: float, signals: Signals) -> Ending:
         piece = os.read(receive, 1 << 20)
         if not piece:
             return _ended_silently(pid, said)
-        buffer += piece
-        while len(buffer) >= HEADER.size:
-            kind, length = HEADER.unpack_from(buffer)
-            if len(buffer) < HEADER.size + length:
-                break
-            said.update(json.loads(buffer[HEADER.size : HEADER.size + length]))
-            del buffer[: HEADER.size + length]
+        for kind, message in inbox.feed(piece):
+            said.update(message)
             if kind == FINAL:
                 return Ending(said.pop("end", "answer"), said)
 

@@ -15,6 +15,7 @@ Error tree (exit status in brackets; anything outside the tree is our own bug, e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -49,11 +50,14 @@ class ModelError(InputError):
 
 
 class UnsupportedError(ModelError):
-    """Operators without an implementation; `nodes` holds (node name, operator, opset, output shape) of each."""
+    """Operators without an implementation; `nodes` holds (node name, operator, opset, output shape) of each, `why` what
+    is missing of each, where that is known.
+    """
 
-    def __init__(self, path: str, nodes: list[tuple[str, str, int, Any]]):
-        self.nodes = nodes
-        listed = "; ".join(f"{op} (opset {v}) at node {name!r}, output shape {shape}" for name, op, v, shape in nodes)
+    def __init__(self, path: str, nodes: list[tuple[str, str, int, Any]], why: Sequence[str] = ()):
+        self.nodes, self.why = nodes, tuple(why) or ("",) * len(nodes)
+        places = [f"{op} (opset {v}) at node {name!r}, output shape {shape}" for name, op, v, shape in nodes]
+        listed = "; ".join(f"{place}: {why}" if why else place for place, why in zip(places, self.why))
         super().__init__(f"{path}: {len(nodes)} unsupported operator(s): {listed}")
 
 

@@ -85,6 +85,17 @@ def as_dict(config: Any) -> dict[str, Any]:
     }
 
 
+def from_dict(values: Mapping[str, Any], config: Config | None = None, prefix: str = "") -> Config:
+    """The reverse of `as_dict`; every value is checked."""
+    config = config or Config()
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            config = from_dict(value, config, f"{prefix}{name}.")
+        else:
+            config = _set(config, prefix + name, value, "settings")
+    return config
+
+
 def read(source: str | None = None, overrides: Iterable[str] = (), flags: Mapping[str, str] | None = None) -> Config:
     """The defaults, changed by the file or preset `source`, then by `overrides` (`key=value`), then by `flags`."""
     config = Config()

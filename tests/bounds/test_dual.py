@@ -26,7 +26,7 @@ D = torch.float64
 def make(seed: int, dtype=D):
     """A network of a random kind over a random box, and its relaxation."""
     rng = np.random.default_rng(seed)
-    kinds = [str(k) for k in rng.choice(("Relu", "LeakyRelu", "Abs", "Clip", "Tanh"), 2)]
+    kinds = [str(k) for k in rng.choice(("Relu", "LeakyRelu", "Abs", "Clip", "Tanh", "Sin", "Softplus"), 2)]
     network = (
         random_dense(rng, (3, 6, 5, 3), kinds[0]),
         random_convolution(rng, kinds),
@@ -56,14 +56,31 @@ def domains(rng, r: Relaxation, n: int, most: int, rows: int = 2):
         k = int(rng.integers(most + 1))
         column[i, :k] = rng.choice(can, k, replace=False)
     sign = torch.from_numpy(rng.choice([-1.0, 1.0], column.shape)).to(dtype)
-    splits = Splits(torch.from_numpy(column), sign, torch.zeros_like(sign))
+    at = torch.from_numpy(column).clamp(min=0)
+    point = torch.zeros_like(sign)
+    if most:  # curves are split anywhere, kinks at 0
+        share = torch.from_numpy(rng.random(column.shape)).to(dtype)
+        point = torch.where(r.is_curve[at], torch.lerp(r.lower[at], r.upper[at], share), 0.0)
+    splits = Splits(torch.from_numpy(column), sign, point)
     m = Multipliers(
         torch.from_numpy(rng.random((n, r.width))).to(dtype),
+        torch.from_numpy(rng.normal(size=(n, int(r.is_curve.sum())))).to(dtype),
         torch.from_numpy(rng.random(column.shape)).to(dtype) * (splits.column >= 0),
         torch.from_numpy(rng.random((n, rows))).to(dtype),
     )
-    r.project(m.alpha, r.lines(splits))
+    lines = r.lines(splits)
+    r.project(m, lines)
+    if lines.curves is not None:  # inside their ranges: at a slope of 0 the bound has a kink in everything below
+        for slopes, side in ((m.alpha[:, r.is_curve], lines.curves.low), (m.upper, lines.curves.high)):
+            slopes.copy_(torch.lerp(side.least, side.most, torch.from_numpy(rng.random(slopes.shape)).to(dtype)))
+            if slopes is not m.upper:
+                m.alpha[:, r.is_curve] = slopes
     return start, splits, m
+
+
+def _inside(side) -> torch.Tensor:
+    """Which curves have a range of slopes worth a difference quotient."""
+    return side.most - side.least > 1e-5
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -75,16 +92,20 @@ def test_gradients_are_differences(seed):
     walk = Pass(r, start, lines, splits)
     walk.backward(m)
     g = walk.gradients(walk.forward(m))
-    for name in ("alpha", "beta", "weights"):
+    for name in ("alpha", "upper", "beta", "weights"):
         t, slope = getattr(m, name), getattr(g, name)
         if not t.shape[1]:
             continue
         direction = torch.from_numpy(rng.normal(size=t.shape))
         if name == "alpha":
             direction = direction * (r.least < r.most)
+            if lines.curves is not None:
+                direction[:, r.is_curve] *= _inside(lines.curves.low)
             direction.view(-1)[lines.at] = 0.0
         if name == "beta":
             direction = direction * (splits.column >= 0)
+        if name == "upper":
+            direction = direction * _inside(lines.curves.high)
         h = 1e-7
         ends = []
         for step in (h, -h):
@@ -100,7 +121,7 @@ def test_gradients_are_differences(seed):
 def by_autograd(r: Relaxation, start: Start, splits: Splits, m: Multipliers) -> tuple[torch.Tensor, torch.Tensor]:
     """The bound written down plainly, entry by entry of full-width lines; and d lb / d alpha."""
     n, program = len(m.alpha), r.program
-    alpha = m.alpha.clone().requires_grad_(True)
+    alpha, upper = m.alpha.clone().requires_grad_(True), m.upper
     lines = r.lines(splits)
     live = {program.output: torch.einsum("ns,nsp->np", m.weights, start.rows)}
     bias = (m.weights * start.const).sum(1)
@@ -123,13 +144,22 @@ def by_autograd(r: Relaxation, start: Start, splits: Splits, m: Multipliers) -> 
             lo_b = lo_b.index_copy(1, index, r.lo_b[c].expand(n, -1))
             up_a = wide[2].index_copy(1, index, lines.up_a[:, c])
             up_b = up_b.index_copy(1, index, lines.up_b[:, c])
+            if site.curved is not None:  # offsets as the least and the greatest of the chords
+                curve, b = lines.curves, site.curved
+                chain = (curve.low.c[:, :, b] + curve.low.d[:, :, b] * alpha[:, c]).amin(0)
+                lo_b = lo_b.index_copy(1, index, chain)
+                up_a = up_a.index_copy(1, index, upper[:, b])
+                chain = (curve.high.c[:, :, b] + curve.high.d[:, :, b] * upper[:, b]).amax(0)
+                up_b = up_b.index_copy(1, index, chain)
             flat = a.flatten(1)
             pos, neg = flat.clamp(min=0), flat.clamp(max=0)
             bias = bias + (pos * lo_b + neg * up_b).sum(1)
             out = pos * lo_a + neg * up_a
             for i, j in torch.nonzero((splits.column >= c.start) & (splits.column < c.stop)).tolist():
                 out = out.clone()
-                out[i, index[splits.column[i, j] - c.start]] -= m.beta[i, j] * splits.sign[i, j]
+                amount = m.beta[i, j] * splits.sign[i, j]
+                out[i, index[splits.column[i, j] - c.start]] -= amount
+                bias = bias.index_add(0, torch.tensor([i]), (amount * splits.point[i, j])[None])
             parts = (out.reshape(n, *program.shapes[step.inputs[0]]),)
         for i, part in zip(step.inputs, parts):
             live[i] = live[i] + part if i in live else part
@@ -150,6 +180,8 @@ def test_bounds_and_gradients_are_those_of_automatic_differentiation(seed):
     plain, gradient = by_autograd(r, start, splits, m)
     assert torch.allclose(lb, plain, rtol=1e-9, atol=1e-9)
     free = (r.least < r.most).expand_as(g.alpha).clone()
+    if r.curves is not None:
+        free[:, r.is_curve] = _inside(r.lines(splits).curves.low)
     free.view(-1)[r.lines(splits).at] = False
     assert torch.allclose(g.alpha[free], gradient[free], rtol=1e-7, atol=1e-9)
 
@@ -265,6 +297,7 @@ def test_certified_bounds_lie_below_the_network_where_the_splits_hold(seed, dtyp
     start, splits, m = domains(rng, r, 12, 2)
     absurd = m.clone()
     absurd.alpha = torch.from_numpy(rng.normal(size=m.alpha.shape) * 5).to(dtype)
+    absurd.upper = torch.from_numpy(rng.normal(size=m.upper.shape) * 5).to(dtype)
     absurd.beta = torch.from_numpy(rng.normal(size=m.beta.shape) * 100).to(dtype)
     absurd.weights = torch.from_numpy(rng.normal(size=m.weights.shape)).to(dtype)
     found = optimise(r, start, splits, m, Settings(steps=10), target=float("inf")).multipliers
@@ -280,7 +313,8 @@ def test_certified_bounds_lie_below_the_network_where_the_splits_hold(seed, dtyp
         column = int(splits.column[i, j])
         site = next(s for s in r.sites.values() if s.cut.start <= column < s.cut.stop)
         entry = column - site.cut.start if site.index is None else int(site.index[column - site.cut.start])
-        inside[i] &= values[site.value].flatten(1)[:, entry] * float(splits.sign[i, j]) >= 0
+        z = values[site.value].flatten(1)[:, entry]
+        inside[i] &= (z - float(splits.point[i, j])) * float(splits.sign[i, j]) >= 0
     seen = 0
     for program in {id(p): p for p in (r.program, fine)}.values():
         certifier = Certifier(r, program)
@@ -332,7 +366,7 @@ def test_a_sum_of_rows_can_refute_what_no_row_can():
     r = Relaxation(crown_trace(program, -one, one, 1 << 26))
     rows = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]], dtype=D)
     start = Start(program.output, rows=rows, const=torch.full((1, 2), 0.1, dtype=D))
-    m = Multipliers(r.alpha[None].clone(), one[:, :0], torch.tensor([[1.0, 0.0]], dtype=D))
+    m = Multipliers(r.alpha[None].clone(), one[:, :0], one[:, :0], torch.tensor([[1.0, 0.0]], dtype=D))
     none = Splits.none(1, r.alpha)
     found = optimise(r, start, none, m, Settings(steps=80, weight_rate=0.1, patience=80))
     lb = Certifier(r, program).bounds(rows, start.const, none, found.multipliers)

@@ -70,10 +70,13 @@ def test_certified_bounds_lie_below_executions_where_the_splits_hold(seed, joint
     column = torch.from_numpy(rng.choice(can.numpy(), (n, 1)))
     column[0] = -1
     sign = torch.from_numpy(rng.choice([-1.0, 1.0], (n, 1))).to(dtype)
-    splits = Splits(column, sign, torch.zeros_like(sign))
+    share = torch.from_numpy(rng.random((n, 1))).to(dtype)
+    at = column.clamp(min=0)
+    splits = Splits(column, sign, torch.where(r.is_curve[at], torch.lerp(r.lower[at], r.upper[at], share), 0.0))
     rows = torch.from_numpy(rng.normal(size=(n, 1, 6))).to(dtype)
     start = Start(program.output, rows=rows, const=torch.zeros((n, 1), dtype=dtype))
-    m = Multipliers(r.alpha.expand(n, -1).clone(), torch.zeros((n, 1), dtype=dtype), torch.ones((n, 1), dtype=dtype))
+    slopes = (t.expand(n, -1).clone() for t in (r.alpha, r.upper_slopes))
+    m = Multipliers(*slopes, torch.zeros((n, 1), dtype=dtype), torch.ones((n, 1), dtype=dtype))
     found = optimise(r, start, splits, m, Settings(steps=10), target=float("inf")).multipliers
     fine = Program(net, torch.float64, "cpu")
     lb = Certifier(r, fine).bounds(rows.double(), start.const.double(), splits, found)
@@ -89,7 +92,7 @@ def test_certified_bounds_lie_below_executions_where_the_splits_hold(seed, joint
             entry = int(column[i, 0]) - site.cut.start
             entry = entry if site.index is None else int(site.index[entry])
             z = seen[program.steps[site.value].node.name][:, entry]
-            holds = z * float(sign[i, 0]) >= 0
+            holds = (z - float(splits.point[i, 0])) * float(sign[i, 0]) >= 0
         if bool(holds.any()):
             least = float((seen["y"][holds] @ rows[i, 0].double()).min())
             assert float(lb[i]) <= least + 1e-9 * (1 + abs(least))

@@ -97,6 +97,7 @@ JOINT: dict[str, Callable[..., Reference]] = {
     "Mul": entrywise(lambda a, b: a * b),
     "Max": entrywise(np.maximum),
     "Min": entrywise(np.minimum),
+    "Share": entrywise(lambda i, u: np.where(i > 0, i / np.where(i > 0, np.maximum(i, u), 1), 0)),
     "MatMul": matmul,
     "Einsum": einsum,
     "Softmax": along(softmax),

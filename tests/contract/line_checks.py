@@ -186,7 +186,10 @@ def infinite(op, samples: Samples) -> list[str]:
 
 
 def exact_where_linear(op, samples: Samples) -> list[str]:
-    """Between kinks of a piecewise linear function, and where nothing is `loose`, both lines are the function."""
+    """Between kinks of a piecewise linear function, and where nothing is `loose`, both lines are the function.
+
+    The room is what a function that is evaluated to within 32 ulps, the worst declared, costs on both sides.
+    """
     l, u = samples.l, samples.u
     settled = ~op.loose(l, u)
     if samples.exact.linear:
@@ -195,7 +198,7 @@ def exact_where_linear(op, samples: Samples) -> list[str]:
     scale = np.abs(samples.y).max(1) + np.maximum(np.abs(samples.a), np.abs(samples.b))[:, 0]
     apart = np.maximum(*(np.abs((up_a - lo_a) * e[:, 0] + up_b - lo_b) for e in (samples.a, samples.b)))
     settled = settled.numpy() & (np.abs(samples.y).max(1) < torch.finfo(l.dtype).max / 8)  # numbers there are
-    room = 64 * torch.finfo(l.dtype).eps * scale + 8 * torch.finfo(l.dtype).tiny - np.where(settled, apart, 0)
+    room = 80 * torch.finfo(l.dtype).eps * scale + 8 * torch.finfo(l.dtype).tiny - np.where(settled, apart, 0)
     return samples.report("lines apart where the function is linear", room)
 
 
@@ -246,6 +249,32 @@ def tight(op, exact: Exact, seed: int = 2, n: int = 60) -> list[str]:
             if gap > least + 0.01 * abs(least) + 1e-6 * (1 + np.abs(y).max()):
                 found.append(f"{what} line on [{x[0]:.4g}, {x[-1]:.4g}]: area {gap:.4g} (u - l), the best {least:.4g}")
     return found[:1]
+
+
+def evaluation(op, exact: Exact, margin: float = 2.0, n: int = 2000, seed: int = 4) -> list[str]:
+    """f as evaluated is off by no more than a part of what the operator declares, on thousands of points.
+
+    `margin` is what is kept for points that are worse than those tried. What float cannot hold is left out.
+    """
+    info, g = torch.finfo(op.site.dtype), torch.Generator().manual_seed(seed)
+    size = torch.exp(torch.empty(n, dtype=torch.float64).uniform_(-25, 12, generator=g))
+    size = size * (1 - 2 * torch.randint(2, (n,), generator=g))
+    near = torch.tensor(exact.points, dtype=torch.float64)[torch.randint(len(exact.points), (n,), generator=g)]
+    x = torch.cat([size, 8 * torch.rand(n, generator=g, dtype=torch.float64) - 4, near + size.clamp(-1, 1) / 4])
+    x = neighbours(torch.cat([x, torch.tensor(exact.points, dtype=torch.float64)]).to(op.site.dtype))
+    x = x[(x.double() > exact.domain[0]) & (x.double() < exact.domain[1])]
+    wide_x = wide(x, x)
+    with np.errstate(over="ignore"):
+        y, have = exact.f(wide_x), wide(op.f(x), x)
+    held = (np.abs(y) < info.max / 8) & ((np.abs(y) > info.tiny) | (y == 0))
+    declared = info.eps * (op.ulps * np.abs(y) + op.swing * np.minimum(np.abs(wide_x), op.far) + op.fuzz)
+    if hasattr(op, "slack"):  # a bound of its own
+        declared = wide(op.slack(x, torch.zeros_like(x)), x)
+    room = declared / margin + info.tiny + UNIT * np.abs(y)
+    off = np.where(held, np.abs(have - y) - room, 0)
+    k = int(np.nan_to_num(off, nan=np.inf).argmax())
+    units = float(np.abs(have[k] - y[k]) / (info.eps * np.abs(y[k]) + info.tiny))
+    return [] if off[k] <= 0 else [f"{op.site.kind} at {float(x[k])!r} off by {units:.3g} epsilons"]
 
 
 CHECKS = (lines, interval, every_slope, infinite, exact_where_linear, touching)

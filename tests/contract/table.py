@@ -310,6 +310,13 @@ def two_joined(kind: str) -> list[Example]:
     ]
 
 
+def shares() -> list[Example]:
+    """Of parts and wholes of any size and sign."""
+    shapes = [((2, 3), (2, 3)), ((3,), (2, 3)), ((2, 1, 3), (4, 1))]
+    f = lambda i, u: np.where(i > 0, i / np.where(i > 0, np.maximum(i, u), 1), 0)
+    return [internal("Share", {"i": i, "u": u}, np.broadcast_shapes(i, u), f) for i, u in shapes]
+
+
 def pasted() -> list[Example]:
     """A strip of zeros over the columns i .. i + 1 of ones, which are fewer at the end and none beyond it."""
     nodes = [
@@ -394,11 +401,12 @@ TABLE = {
     "Mod": lambda: [one("Mod", {"a": (2, 3), "b": (3,)}, fmod=1)],
     "MaxJoin": lambda: two_joined("MaxJoin"),
     "MinJoin": lambda: two_joined("MinJoin"),
+    "Share": shares,
     "Table": tables,
-    "PRelu": lambda: [
-        one("PRelu", {"x": s, "s": a}) for s, a in (((2, 3), np.array([0.3], F)), ((2, 3), np.array([1.4], F)))
-    ]
-    + [one("PRelu", {"x": (2, 3, 4), "s": 2 * w(3, 1)}), one("PRelu", {"x": (2, 3), "s": (3,)})],
+    "PRelu": lambda: (
+        [one("PRelu", {"x": s, "s": a}) for s, a in (((2, 3), np.array([0.3], F)), ((2, 3), np.array([1.4], F)))]
+        + [one("PRelu", {"x": (2, 3, 4), "s": 2 * w(3, 1)}), one("PRelu", {"x": (2, 3), "s": (3,)})]
+    ),
     "Linear": linears,
     "MatMul": matmuls,
     "Einsum": einsums,

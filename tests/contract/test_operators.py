@@ -8,6 +8,7 @@ that has been tampered with.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import affine_checks
@@ -108,9 +109,8 @@ def lined(kind: str, dtype: torch.dtype):
     assert kind in EXACT, f"exact.py has no reference for {kind}"
     seen = {}
     for op in operators(kind, dtype, OneNumber):
-        constants = [c for c in op.site.constants if c is not None]
-        if all(c.size == 1 for c in constants):
-            seen.setdefault(str((sorted(op.site.attrs.items()), constants)), op)
+        if all(c is None or c.size == 1 for c in op.site.constants):
+            seen.setdefault(str((sorted(op.site.attrs.items()), op.site.constants)), op)
     return [(op, EXACT[kind](op)) for op in seen.values()]
 
 
@@ -118,6 +118,84 @@ def lined(kind: str, dtype: torch.dtype):
 @pytest.mark.parametrize("kind", kinds_of(OneNumber))
 def test_lines_and_intervals(kind, dtype):
     assert not [text for op, exact in lined(kind, dtype) for text in line_checks.violations(op, exact)]
+
+
+class OneEntry:
+    """A function of one number with constants by entry, as one entry sees it: the same interval goes to all entries."""
+
+    def __init__(self, op, entry: tuple[int, ...]):
+        self.op, self.entry = op, entry
+        constants = [None if c is None else self.mine(np.asarray(c)) for c in op.site.constants]
+        self.site = replace(op.site, constants=tuple(constants))
+
+    def mine(self, constant: np.ndarray) -> np.ndarray:
+        """The constant's number for this entry; scales and zeros of quantisation lie along an axis."""
+        shape, axis = self.op.out_shape, self.op.site.attrs.get("axis", 1)
+        if "Quantize" in self.op.site.kind and constant.ndim == 1 and constant.size > 1:
+            constant = constant.reshape(-1, *(1,) * (len(shape) - 1 - axis))
+        return np.broadcast_to(constant, shape)[self.entry]
+
+    def wide(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(-1, *(1,) * len(self.op.out_shape)).expand(-1, *self.op.out_shape)
+
+    def relax(self, l, u):
+        lines = self.op.relax(self.wide(l), self.wide(u))
+        return Lines(*(None if t is None else t[(slice(None), *self.entry)] for t in lines))
+
+    def interval(self, box):
+        return tuple(t[(slice(None), *self.entry)] for t in self.op.interval(tuple(map(self.wide, box))))
+
+    def offsets(self, l, u, s):
+        return tuple(t[(slice(None), *self.entry)] for t in self.op.offsets(*map(self.wide, (l, u, s))))
+
+    def loose(self, l, u):
+        return self.op.loose(self.wide(l), self.wide(u))[(slice(None), *self.entry)]
+
+
+def entries(kind: str, dtype: torch.dtype) -> list[OneEntry]:
+    """Entries with different constants of all operators of the kind that have such; a choice of them."""
+    found = {}
+    for op in operators(kind, dtype, OneNumber):
+        if any(c is not None and c.size > 1 for c in op.site.constants):
+            for entry in np.ndindex(*op.out_shape):
+                view = OneEntry(op, entry)
+                found.setdefault(str([None if c is None else float(c) for c in view.site.constants]), view)
+    views = list(found.values())
+    return [views[k] for k in sorted({int(t) for t in np.linspace(0, len(views) - 1, min(len(views), 5))})]
+
+
+BY_ENTRY = ("PRelu", "Pow", "QuantizeLinear")
+
+
+@pytest.mark.parametrize("dtype", WORKING, ids=str)
+@pytest.mark.parametrize("kind", BY_ENTRY)
+def test_lines_and_intervals_of_constants_by_entry(kind, dtype):
+    found = entries(kind, dtype)
+    assert len(found) >= 3
+    assert not [text for view in found for text in line_checks.violations(view, EXACT[kind](view), n=40)]
+
+
+@pytest.mark.parametrize("kind", BY_ENTRY)
+def test_constants_of_another_entry_are_noticed(kind):
+    one, other = (entries(kind, torch.float32)[k] for k in (0, 1))
+    assert line_checks.violations(one, EXACT[kind](other), n=80)
+
+
+def test_every_kind_with_constants_by_entry_is_checked():
+    assert {k for k in kinds_of(OneNumber) if entries(k, torch.float32)} == set(BY_ENTRY)
+
+
+@pytest.mark.parametrize("dtype", WORKING, ids=str)
+@pytest.mark.parametrize("kind", kinds_of(OneNumber))
+def test_functions_are_evaluated_twice_as_well_as_declared(kind, dtype):
+    assert not [text for op, exact in lined(kind, dtype) for text in line_checks.evaluation(op, exact)]
+
+
+@pytest.mark.parametrize("kind", ["Exp", "Sin", "Gelu", "Pow"])
+def test_a_coarse_evaluation_is_noticed(kind):
+    op, exact = lined(kind, torch.float32)[0]
+    assert not line_checks.evaluation(op, exact)
+    assert line_checks.evaluation(tampered(op, f=lambda y: y * (1 + 20 * torch.finfo(y.dtype).eps)), exact)
 
 
 def joints(kind: str, dtype: torch.dtype, most: int = 6) -> list[joint_checks.Case]:

@@ -26,6 +26,12 @@ UNARY = {
 REDUCE = {"ReduceSum": np.sum, "ReduceMean": np.mean, "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod}
 
 
+def gelu_gate(n, x):
+    if n.attrs["approximate"] == "tanh":
+        return np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    return np.vectorize(math.erf)(x / math.sqrt(2))
+
+
 def interpret(net: Network, x: np.ndarray) -> np.ndarray:
     """All outputs on a flat x (n,), flat, float64."""
     values = {"": None, **net.constants}
@@ -126,12 +132,13 @@ def lookup(n: Node, *v: np.ndarray) -> np.ndarray:
 RULES = {
     "MaxJoin": lambda n, b, r, a: b + r,
     "MinJoin": lambda n, a, r, b: a - r,
+    "Share": lambda n, i, u: np.where(i > 0, i / np.where(i > 0, np.maximum(i, u), 1), 0),
     "Table": table,
     "Neg": lambda n, x: -x,
     "Reciprocal": lambda n, x: 1 / x,
     "Erf": lambda n, x: np.vectorize(math.erf)(x),
     "Softplus": lambda n, x: np.logaddexp(x, 0),
-    "Gelu": lambda n, x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "Gelu": lambda n, x: x * (1 + gelu_gate(n, x)) / 2,
     "Swish": lambda n, x: x / (1 + np.exp(-n.attrs["alpha"] * x)),
     "Mish": lambda n, x: x * np.tanh(np.logaddexp(x, 0)),
     "HardSwish": lambda n, x: x * np.clip(x / 6 + 0.5, 0, 1),

@@ -77,7 +77,7 @@ def test_large_windows_stay():
     assert kinds(check(model(node("ReduceMax", "x"), {"x": (5, 2)}))) == ["ReduceMax"]
 
 
-@pytest.mark.parametrize("op, join", [("ReduceMax", "MaxJoin"), ("ReduceMin", "MinJoin")])
+@pytest.mark.parametrize("op, join", [("ReduceMax", "MaxJoin"), ("ReduceMin", "MinJoin"), ("ReduceProd", "Mul")])
 @pytest.mark.parametrize("keepdims, axes", list(product((0, 1), ([1], [-1, 1], [0, 2]))))
 def test_reductions_over_few_entries(op, join, keepdims, axes):
     net = check(model(node(op, "x", axes=axes, keepdims=keepdims), {"x": (2, 3, 3)}, opset=13))

@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from tiny import check, kinds, model, node
+
+from verifier.bounds import METHODS
+from verifier.bounds.program import Program
+from verifier.net.load import load_network
+from verifier.problem import flatten
 
 rng = np.random.default_rng(13)
 F = np.float32
@@ -40,6 +46,21 @@ def test_division_of_integers_stays():
 )
 def test_powers(p, left):
     assert kinds(check(model([node("Pow", "x p", "h"), node("Sin", "h")], {"x": (2, 3)}, p=F(p)), low=0.5)) == left
+
+
+def test_powers_of_two_variables():
+    ends = {"x": (2, 3), "z": (3,)}
+    net = check(model([node("Exp", "x", "b"), node("Pow", "b z")], ends))
+    assert kinds(net) == ["Exp", "Log", "Mul", "Exp"]
+    assert kinds(check(model([node("Abs", "x", "b"), node("Pow", "b z")], ends), low=0.1)) == [
+        "Abs",
+        "Log",
+        "Mul",
+        "Exp",
+    ]
+    assert kinds(check(model(node("Pow", "x z"), ends), low=0.1)) == ["Pow"]  # x may be negative
+    assert kinds(check(model(node("Pow", "b z"), {"z": (3,)}, b=1 + rand(2, 1) / 2))) == ["Mul", "Exp"]
+    assert kinds(check(model(node("Pow", "b z"), {"z": (3,)}, b=F(2)))) == ["Pow"]
 
 
 def test_squares_through_equal_reshapes():
@@ -175,6 +196,45 @@ def test_gates():
     assert only(net).kind == "HardSwish"
     net = check(model([node("HardSigmoid", "x", "s", alpha=1 / 6, beta=0.5), node("Mul", "x s")], ends))
     assert set(kinds(net)) == {"Mul", "HardSwish"}
+
+
+CUBES = {
+    "pow": [node("Pow", "x 3", "p")],
+    "square first": [node("Mul", "x x", "q"), node("Mul", "q x", "p")],
+    "square last": [node("Mul", "x x", "q"), node("Mul", "x q", "p")],
+}
+
+
+def tanh_gelu(cube, a=0.044715, half="last"):
+    nodes = [*CUBES[cube], node("Mul", "p a", "s"), node("Add", "x s", "t"), node("Mul", "t c", "z")]
+    nodes += [node("Tanh", "z", "h"), node("Add", "h 1", "g")]
+    nodes += [node("Mul", "x g", "m"), node("Mul", "m .5")] if half == "last" else []
+    nodes += [node("Mul", "x .5", "m"), node("Mul", "m g")] if half == "first" else []
+    numbers = {"a": F(a), "c": F(np.sqrt(2 / np.pi)), "1": F(1), ".5": F(0.5), "3": F(3)}
+    return model(nodes, {"x": (2, 3)}, **numbers)
+
+
+@pytest.mark.parametrize("half", ["first", "last"])
+@pytest.mark.parametrize("cube", CUBES)
+def test_gelu_by_the_tanh_of_a_cubic(cube, half):
+    net = check(tanh_gelu(cube, half=half))
+    (gelu,) = (n for n in net.nodes if n.kind == "Gelu")
+    assert set(kinds(net)) <= {"Mul", "Gelu"} and 0 < gelu.attrs["off"] < 1e-8
+    assert "Gelu" not in kinds(check(tanh_gelu(cube, a=0.05, half=half)))
+
+
+def test_gelu_by_tanh_is_enclosed_with_the_constants_of_the_file():
+    """In float64, on single points: the roundings of the two constants are far larger than those of the bounds."""
+    net = load_network(tanh_gelu("pow"))
+    program = Program(flatten(net, np.arange(6), np.zeros(6), np.zeros(0, np.int64)), torch.float64, "cpu")
+    METHODS.load()
+    x = torch.linspace(-6, 6, 3000, dtype=torch.float64).view(-1, 6)
+    a, c = (np.longdouble(F(v)) for v in (0.044715, np.sqrt(2 / np.pi)))
+    z = x.numpy().astype(np.longdouble)
+    y = z * (1 + np.tanh(c * (z + a * z**3))) / 2
+    rows = torch.cat([torch.eye(6), -torch.eye(6)]).double().expand(len(x), -1, -1)
+    low = METHODS["crown"].run(program, x, x, rows, 1 << 24).lb.numpy()
+    assert (low[:, :6] <= y).all() and (y <= -low[:, 6:]).all() and (-low[:, 6:] - low[:, :6] < 1e-7).all()
 
 
 def test_what_is_no_gate():

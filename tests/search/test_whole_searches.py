@@ -111,11 +111,14 @@ def test_the_planted_ones_are_mostly_found_by_an_attack():
             q.n_outputs,
             list(zip(q.lower, q.upper)),
             [
-                (int(q.disjunct_region[k]), [
-                    (dict(zip(q.term_var[a:b].tolist(), q.term_coef[a:b].tolist())), float(q.const[r]) - 0.02)
-                    for r in range(q.row_start[k], q.row_start[k + 1])
-                    for a, b in [(q.term_start[r], q.term_start[r + 1])]
-                ])
+                (
+                    int(q.disjunct_region[k]),
+                    [
+                        (dict(zip(q.term_var[a:b].tolist(), q.term_coef[a:b].tolist())), float(q.const[r]) - 0.02)
+                        for r in range(q.row_start[k], q.row_start[k + 1])
+                        for a, b in [(q.term_start[r], q.term_start[r + 1])]
+                    ],
+                )
                 for k in range(q.n_disjuncts)
             ],
         )

@@ -1,9 +1,9 @@
 """What a bounding method returns, and how it is called.
 
-A method has `run(program, l, u, rows, limit) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p) are
-coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it);
-and `entries(program, rows) -> int`, the size of its largest working tensor per domain, from which chunks are cut
-before memory is taken.
+A method has `run(program, l, u, rows, limit, within) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p)
+are coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it);
+what it finds need hold only within the half-spaces `within`, which it may make use of; and `entries(program, rows) ->
+int`, the size of its largest working tensor per domain, from which chunks are cut before memory is taken.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from verifier.bounds.program import Program
+from verifier.clip.constraints import Halfspaces
 
 
 class RowBounds(NamedTuple):
@@ -34,6 +35,10 @@ class RowBounds(NamedTuple):
     # (D, S): the rounding error of the row's own pass that was subtracted; tells whether more precision could help
     charge: Tensor
 
+    def at(self, index: Tensor) -> RowBounds:
+        """Those of the domains at an index."""
+        return RowBounds(*(t[index] for t in self))
+
 
 class Method(Protocol):
     """What `METHODS` holds."""
@@ -42,4 +47,6 @@ class Method(Protocol):
     def entries(program: Program, rows: int) -> int: ...
 
     @staticmethod
-    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds: ...
+    def run(
+        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+    ) -> RowBounds: ...

@@ -7,6 +7,8 @@ the region that satisfies the splits, because
 * the lines of an unstable neuron with one kink at 0 are drawn on its root box cut by the domain's splits: a lower slope
   is clamped to the range where it is sound without offset (the function is convex, through 0), the upper line is the
   operator's own `relax`;
+* curved columns whose function is the same at every entry take the slopes asked for with the exact offset of their
+  root box cut by the splits (`Pointwise.offsets`, sound for any slope), in this precision;
 * lines of all other entries and steps are the root's, valid on all of the region;
 * b sign (z_e - p) >= 0 holds in the domain for b >= 0 (negative b are set to 0), so subtracting it can only lower the
   row;
@@ -87,11 +89,17 @@ class Certifier:
         trace.lines = {k: t for k, t in base.lines.items() if k not in self.r.sites}
         amount = torch.nan_to_num(m.beta.clamp(min=0), nan=0.0, posinf=0.0).to(dtype) * splits.sign.to(dtype)
         for k, site in self.r.sites.items():
-            if not site.convex:  # never split; drawing lines anew on some entries would mix up constants of others
+            if not site.convex and not self.program.steps[k].op.uniform:
+                # Never split; drawing lines anew on some entries would mix up constants of others.
                 trace.lines[k] = Lines(*(None if t is None else t.expand(n, *t.shape[1:]) for t in base.lines[k]))
                 continue
             c = site.cut
             cl, cu = lower[:, c].to(dtype), upper[:, c].to(dtype)
+            if site.curved is not None:
+                trace.lines[k] = self._widen(k, n, self._curves(k, cl, cu, m))
+                if splits.column.shape[1]:
+                    self._cut(trace, k, splits, amount)
+                continue
             lo_a, lo_b, up_a, up_b = self.program.steps[k].op.relax(cl, cu)
             crossing = (cl < 0) & (cu > 0)
             alpha = torch.nan_to_num(m.alpha[:, c].to(dtype), nan=site.least).clamp(site.least, site.most)
@@ -101,6 +109,23 @@ class Certifier:
             if splits.column.shape[1]:
                 self._cut(trace, k, splits, amount)
         return trace
+
+    def _curves(self, k: int, l: Tensor, u: Tensor, m: Multipliers) -> Lines:
+        """Lines of a step's curved columns on [l, u] (N, k): the slopes asked for with their exact offsets, the root's
+        where these are not finite.
+        """
+        site, op, dtype = self.r.sites[k], self.program.steps[k].op, self.program.dtype
+        root = [
+            l.new_zeros((1, 1)) if t is None else t.reshape(1, -1)[:, slice(None) if site.index is None else site.index]
+            for t in self.base.lines[k]
+        ]
+        parts = []
+        for side, slope in ((0, m.alpha[:, site.cut]), (1, m.upper[:, site.curved])):
+            s = torch.nan_to_num(slope.to(dtype), nan=0.0, posinf=0.0, neginf=0.0)
+            offset = op.offsets(l, u, s)[side]
+            known = torch.isfinite(offset)
+            parts += [torch.where(known, s, root[2 * side]), torch.where(known, offset, root[2 * side + 1])]
+        return Lines(*parts)
 
     def _widen(self, k: int, n: int, lines: Lines) -> Lines:
         """Lines (N, k) of a step's columns put among the root's lines of its other entries: (N, n) each."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import Program
+from verifier.clip.constraints import Halfspaces
 
 # One coefficient tensor of a chunk on a CPU; measured best between 2 and 8 MiB on cores with 1-2 MiB of L2.
 CACHE_BYTES = 4 << 20
@@ -72,9 +73,17 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def bound_rows(
-    program: Program, l: Tensor, u: Tensor, coef: Tensor, row: Tensor, method: str, limit: Limits | None = None
+    program: Program,
+    l: Tensor,
+    u: Tensor,
+    coef: Tensor,
+    row: Tensor,
+    method: str,
+    limit: Limits | None = None,
+    within: Halfspaces | None = None,
 ) -> RowBounds:
     """Bounds of rows coef[row] over boxes l, u (D, m) by a registered method, in chunks; coef (U, p), row (D, S).
+    With `within`, bounds that hold within those half-spaces.
 
     See `RowBounds`. Raises the device's out-of-memory error only when a few rows of a single domain do not fit.
     """
@@ -82,7 +91,8 @@ def bound_rows(
     run, entries = METHODS[method].run, METHODS[method].entries
 
     def one(cut: slice, row_bytes: int = limit.rows) -> RowBounds:
-        return run(program, l[cut], u[cut], coef[row[cut]], row_bytes)
+        more = {} if within is None else {"within": within.at(cut)}
+        return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, **more)
 
     bytes_each = entries(program, row.shape[1]) * l.element_size()
     chunk = max(1, min(len(l), limit.chunk // max(1, bytes_each)))

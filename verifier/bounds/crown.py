@@ -16,6 +16,8 @@ from verifier.bounds.entries import bound_entries
 from verifier.bounds.forward import Walker
 from verifier.bounds.program import Program
 from verifier.bounds.trace import Trace, loose_entries, trace_values
+from verifier.clip.complete import minima
+from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Nonlinear, size
 
 PLANES_PAY = 16  # loose entries per column of a plane from which carrying planes forward first saves time
@@ -41,15 +43,31 @@ def by_crown(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
         rows, start = seed(trace, value, part)
         plane, bias, charge = backward(trace, start, rows, 2 * part.shape[1])
         low = concretise(plane, x_l, x_u) + bias - charge
+        low = torch.where(torch.isfinite(low), low, -float("inf"))
+        if trace.within is not None:
+            low = _under(trace.within, plane, x_l, x_u, bias - charge, low)
         below, above = low[:, : part.shape[1]], -low[:, part.shape[1] :]
-        below = torch.where(torch.isfinite(below), below, -float("inf"))
-        above = torch.where(torch.isfinite(above), above, float("inf"))
         new_l.scatter_(1, part, torch.maximum(below, l.gather(1, part)))
         new_u.scatter_(1, part, torch.minimum(above, u.gather(1, part)))
     # Both are valid boxes of a non-empty set, so they cross only by a hair of rounding; there the interval stands.
     crossed = new_l > new_u
     shape = (-1, *trace.program.shapes[value])
     trace.boxes[value] = (torch.where(crossed, l, new_l).reshape(shape), torch.where(crossed, u, new_u).reshape(shape))
+
+
+def _under(planes: Halfspaces, plane: Tensor, l: Tensor, u: Tensor, offset: Tensor, low: Tensor) -> Tensor:
+    """Bounds `low` (D, 2 K) of rows and their negatives, raised to those that hold within the half-spaces. Where these
+    leave an entry nothing, the old bounds stay: others decide whether the domain is empty.
+    """
+    some = torch.nonzero((planes.g != 0).flatten(1).any(1)).squeeze(1)  # many domains have none
+    if not len(some):
+        return low
+    better = low.clone()
+    found = minima(plane[some], l[some], u[some], planes.at(some)) + offset[some]
+    better[some] = torch.maximum(low[some], torch.where(torch.isfinite(found), found, -float("inf")))
+    k = low.shape[1] // 2
+    crossed = (better[:, :k] > -better[:, k:]).repeat(1, 2)
+    return torch.where(crossed, low, better)
 
 
 def by_entries(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
@@ -86,15 +104,15 @@ class Tightener:
         if planes <= limit and int(loose.reshape(trace.domains, -1).sum(1).max()) > PLANES_PAY * self.columns:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
-        if trace.domains == 1:
+        if trace.domains == 1 and trace.within is None:
             by_entries(trace, value, loose, limit)
         else:
             by_crown(trace, value, loose, limit)
 
 
-def crown_trace(program: Program, l: Tensor, u: Tensor, limit: int) -> Trace:
+def crown_trace(program: Program, l: Tensor, u: Tensor, limit: int, within: Halfspaces | None = None) -> Trace:
     """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes."""
-    return trace_values(program, l, u, limit, Tightener(program, l, u))
+    return trace_values(program, l, u, limit, Tightener(program, l, u), within)
 
 
 @METHODS.add("crown")
@@ -112,5 +130,7 @@ class Crown:
         return most * max(size(s) for s in program.shapes)
 
     @staticmethod
-    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit), rows, limit)
+    def run(
+        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+    ) -> RowBounds:
+        return final_rows(crown_trace(program, l, u, limit, within), rows, limit)

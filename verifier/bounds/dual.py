@@ -5,7 +5,8 @@ is a region's box cut by splits sign (z_j - p) >= 0 of neurons. Its row is sum_s
 of a disjunct were <= 0 somewhere, so were the weighted sum, so a positive bound of the sum refutes the disjunct. All
 boxes of intermediate values stay fixed. What is optimised, per domain:
 
-    alpha   slope of the lower line of every unstable neuron (any slope in its range is sound),
+    alpha   slope of the lower line of every unstable neuron (any slope in its range is sound), and for curves that of
+            the upper line; the offsets b(s) follow (`verifier.bounds.curves`),
     beta    >= 0 per split: subtracts beta sign from the coefficient of z_j and adds beta sign p to the bias, which
             lowers the row by beta sign (z_j - p), a number that is >= 0 in the domain,
     w       the weights of the disjunct's rows, kept at sum 1.
@@ -13,7 +14,8 @@ boxes of intermediate values stay fixed. What is optimised, per domain:
 The bound is piecewise multilinear in these. With x* the minimiser over the box and z the values of the relaxed forward
 pass from x* (every nonlinear step replaced by the line that the backward pass took for it),
 
-    d lb / d alpha_i = max(a_i, 0) z_i,   d lb / d beta_j = -sign_j (z_j - p_j),   d lb / d w_s = C_s y + c_s,
+    d lb / d alpha_i = max(a_i, 0) (z_i + b'(alpha_i)),   d lb / d beta_j = -sign_j (z_j - p_j),
+    d lb / d w_s = C_s y + c_s,
 
 a_i the coefficient at the neuron's output. So a step costs one backward and one forward pass and keeps no graph.
 
@@ -96,7 +98,7 @@ def optimise(
     n = len(splits.column)
     lines = relaxation.lines(splits)
     m = multipliers.clone()
-    relaxation.project(m.alpha, lines)
+    relaxation.project(m, lines)
     out = Optimised(
         m.alpha.new_full((n,), -float("inf")),
         m.clone(),
@@ -137,7 +139,7 @@ class _Run:
         self.work = Pass(relaxation, start, lines, splits)
         if passed is not None:
             self.work.touched = passed.touched
-        self.ascents = ascents or [Ascent(m.alpha), Ascent(m.beta), Ascent(m.weights)]
+        self.ascents = ascents or [Ascent(m.alpha), Ascent(m.beta), Ascent(m.weights), Ascent(m.upper)]
         self.beta_scale: Tensor | None = None
 
     def keep(self, out: Optimised, alive: Tensor, better: Tensor, lb: Tensor) -> None:
@@ -164,8 +166,15 @@ class _Run:
         output = self.work.forward(m)
         g = self.work.gradients(output)
         rate = s.decay**t
-        self.ascents[0].step(m.alpha, g.alpha, s.alpha_rate * rate)
-        self.relaxation.project(m.alpha, self.lines)
+        curves, slope_rate = self.lines.curves, s.alpha_rate * rate
+        if curves is None:
+            self.ascents[0].step(m.alpha, g.alpha, slope_rate)
+        else:  # as far as the range of slopes is wide
+            span = torch.ones_like(m.alpha)
+            span[:, self.relaxation.is_curve] = curves.low.most - curves.low.least
+            self.ascents[0].step(m.alpha, g.alpha, span.mul_(slope_rate))
+            self.ascents[3].step(m.upper, g.upper, (curves.high.most - curves.high.least).mul_(slope_rate))
+        self.relaxation.project(m, self.lines)
         if m.beta.shape[1]:
             if self.beta_scale is None:
                 self.beta_scale = self._scale()
@@ -199,6 +208,9 @@ class _Run:
         )
         old = self.work
         new.work.coef, new.work.z, new.work.plane = old.coef[index], old.z[index], old.plane[index]
+        if self.lines.curves is not None:
+            for name in ("low_b", "low_d", "high_b", "high_d"):
+                setattr(new.work, name, getattr(old, name)[index])
         if hasattr(old, "joint"):
             new.work.joint = {k: t[:, index] for k, t in old.joint.items()}
         new.work.amount = old.amount[index]

@@ -27,6 +27,7 @@ from verifier.bounds.backward import final_rows
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import Program, Step
 from verifier.bounds.trace import Trace, trace_values
+from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Joint, Move, gamma, size
 
 Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e
@@ -113,6 +114,8 @@ def _affine(step: Step, inputs: list[Planes]) -> Planes:
     )
     halving = 4 * torch.finfo(middle.dtype).eps  # centre and radius round once each before anything is multiplied
     e = op.absolute(*(e + (g + halving) * s for (_, _, e), s in zip(inputs, size_of_columns)))
+    doubt = op.doubt(*(e + s for (_, _, e), s in zip(inputs, size_of_columns)))
+    e = e if doubt is None else e + doubt
     e = e * (1 + 2 * gamma(op.terms[0] + 4, middle.dtype))
     if offset is not None:
         e = e + g * (centre[0].shape[1] + 2) * offset.abs()
@@ -168,6 +171,8 @@ class Forward:
         return max(rows, 2 * (program.n_in + 1)) * max(size(s) for s in program.shapes)
 
     @staticmethod
-    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+    def run(
+        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+    ) -> RowBounds:
         walker = Walker(program, l, u)
         return final_rows(trace_values(program, l, u, limit, walker.tighten), rows, limit)

@@ -7,7 +7,7 @@ widened by twice gamma times
     magnitude = |M| (|c| + r) + |b|,
 
 which bounds |y| too and is kept: the backward pass (`verifier.bounds.crown`) uses it as the weight of its own rounding
-errors.
+errors. What the constants themselves are off by (`Affine.doubt`) comes on top.
 
 Symbols: D domains; l, u: (D, *shape) of a value.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.base import RowBounds
 from verifier.bounds.program import Program, Step
+from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Move, gamma, size
 
 Box = tuple[Tensor, Tensor]
@@ -54,6 +55,8 @@ def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor 
         magnitude = magnitude + offset.abs()
     terms = op.terms[0]
     slack = 2 * gamma(terms + 4, y.dtype) * magnitude + 4 * terms * tiny
+    doubt = op.doubt(*(c.abs() + r for c, r in zip(centres, radii)))
+    slack = slack if doubt is None else slack + doubt * (1 + 2 * gamma(terms + 4, y.dtype))
     l, u = y - r - slack, y + r + slack
     wild = torch.isnan(l) | torch.isnan(u)  # infinite ends meet zeros or each other: nothing is known
     inf = float("inf")
@@ -85,7 +88,9 @@ class Interval:
         return max(max(size(s) for s in program.shapes), rows * size(program.shapes[program.output]))
 
     @staticmethod
-    def run(program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int) -> RowBounds:
+    def run(
+        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+    ) -> RowBounds:
         values: list[Box] = [(l, u)]
         for step in program.steps[1:]:
             low, high, _ = step_interval(step, [values[i] for i in step.inputs])

@@ -49,6 +49,8 @@ class Program:
                 if node.kind not in OPS:
                     raise Unsuitable("no such operator")
                 op = OPS[node.kind](site)
+                if any(e is not None for e in site.errors) and getattr(type(op), "doubt", None) in (None, Affine.doubt):
+                    raise Unsuitable("a constant in whose computation too much cancelled")
             except Unsuitable as why:
                 missing.append((node.origin or node.name, f"{node.kind} ({why})", network.opset, node.shape))
                 op = None
@@ -81,6 +83,7 @@ class Program:
             self.dtype,
             self.device,
             node.dtype,
+            tuple(self.network.errors.get(name) for name in node.inputs),
         )
 
     @property

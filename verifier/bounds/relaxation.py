@@ -1,10 +1,15 @@
 """What a region's domains share, and what tells them apart: the terms in which dual bounds are computed.
 
 A `Relaxation` lays the unstable entries of all nonlinear steps side by side as columns, with the root lines; other
-entries keep one line for all domains. A domain adds `Splits` sign (z_j - p) >= 0 of columns, which make the lines of
-these columns exact, and `Multipliers`. Rows begin as a `Start`.
+entries keep one line for all domains. A domain adds `Splits` sign (z_j - p) >= 0 of columns, which narrow the intervals
+of these columns, and `Multipliers`. Rows begin as a `Start`.
 
-Symbols: N domains, K columns, k columns of one step, n entries of a step, P splits, S rows, p outputs.
+Columns are of two kinds. One kink at 0, convex (`ThroughZero`): the lower slope is free without an offset, and a split
+at 0 makes the lines exact. Everything else is a curve: both slopes are free and the offsets follow them
+(`verifier.bounds.curves`); a curve may be split at any point, again and again.
+
+Symbols: N domains, K columns, C curved columns, k columns of one step, n entries of a step, P splits, S rows, p
+outputs.
 """
 
 from __future__ import annotations
@@ -14,9 +19,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from verifier.bounds.curves import Curves, curves_of, frozen
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Joint
 from verifier.ops.piecewise import ThroughZero
+from verifier.ops.pointwise import Pointwise
+
+NARROW = 1e-3  # a curve on an interval of less than this share of the root's is split no more
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class Site:
     convex: bool  # lower slopes between `least` and `most` are sound without offset: the function is convex, through 0
     least: float
     most: float
+    curved: slice | None  # the columns among the curved ones; None where `convex`
 
 
 class Relaxation:
@@ -40,14 +50,15 @@ class Relaxation:
     def __init__(self, trace: Trace):
         self.trace, self.program = trace, trace.program
         self.sites: dict[int, Site] = {}
-        lower, upper, at = [], [], 0
+        lower, upper, at, bent = [], [], 0, 0
         for k in sorted(trace.lines):
             step = self.program.steps[k]
             if isinstance(step.op, Joint):
                 continue
-            site = self._site(k, at)
+            site = self._site(k, at, bent)
             self.sites[k] = site
             at = site.cut.stop
+            bent = bent if site.curved is None else site.curved.stop
             l, u = (t.reshape(-1) for t in trace.boxes[site.value])
             lower.append(l if site.index is None else l[site.index])
             upper.append(u if site.index is None else u[site.index])
@@ -56,10 +67,40 @@ class Relaxation:
         self.lower = torch.cat([empty, *lower])
         self.upper = torch.cat([empty, *upper])
         self.alpha, self.up_a, self.up_b, self.lo_b, self.least, self.most, self.left, self.right = (
-            torch.cat([empty, *parts]) for parts in zip(*map(self._root_lines, self.sites.values()))
-        ) if self.sites else (empty,) * 8
-        self.shifted = bool((self.lo_b != 0).any())
+            (torch.cat([empty, *parts]) for parts in zip(*map(self._root_lines, self.sites.values())))
+            if self.sites
+            else (empty,) * 8
+        )
+        self.is_curve = torch.zeros(at, dtype=torch.bool, device=empty.device)
+        self.curve_of = torch.full((at,), -1, dtype=torch.int64, device=empty.device)  # column to curved column
+        for site in self.sites.values():
+            if site.curved is not None:
+                self.is_curve[site.cut] = True
+                self.curve_of[site.cut] = torch.arange(site.curved.start, site.curved.stop, device=empty.device)
+        self.shifted = bool((self.lo_b[~self.is_curve] != 0).any())
+        self.curves = self._root_curves(bent)
         self.splittable = (self.lower < 0) & (self.upper > 0) & (self.left < self.right)
+        if self.curves is not None:
+            self.splittable[self.is_curve] = self.curves.free[0]
+
+    def _root_curves(self, count: int) -> Curves | None:
+        """The free lines of all curved columns on the root's boxes, (1, C) each; None where there are none."""
+        if not count:
+            return None
+        parts = []
+        for k, site in self.sites.items():
+            if site.curved is None:
+                continue
+            c, op = site.cut, self.program.steps[k].op
+            lines = [t[c][None] for t in (self.alpha, self.lo_b, self.up_a, self.up_b)]
+            l, u = self.lower[c][None], self.upper[c][None]
+            parts.append(curves_of(op, l, u, lines) if isinstance(op, Pointwise) and op.uniform else frozen(lines))
+        return Curves.cat(parts)
+
+    @property
+    def upper_slopes(self) -> Tensor:
+        """(C,) default upper slopes of the curved columns."""
+        return self.up_a[self.is_curve]
 
     def _root_lines(self, site: Site) -> tuple[Tensor, ...]:
         """Per column: default lower slope, upper slope and offset, lower offset, range of the lower slope, and the
@@ -69,8 +110,8 @@ class Relaxation:
         lo_a, up_a = self._flat(lo_a, site), self._flat(up_a, site)
         lo_b, up_b = (torch.zeros_like(lo_a) if t is None else self._flat(t, site) for t in (lo_b, up_b))
         if not site.convex:
-            zero = torch.zeros_like(lo_a)
-            return lo_a, up_a, up_b, lo_b, lo_a, lo_a, zero, zero
+            zero, far = torch.zeros_like(lo_a), torch.full_like(lo_a, torch.inf)
+            return lo_a, up_a, up_b, lo_b, -far, far, zero, zero  # `Curves` holds the slopes' ranges
         left, right = (torch.full_like(lo_a, float(v)) for v in step.op.slopes)
         crossing = (self._flat(self.trace.boxes[site.value][0], site) < 0) & (
             self._flat(self.trace.boxes[site.value][1], site) > 0
@@ -83,7 +124,7 @@ class Relaxation:
         t = t.reshape(-1)
         return t if site.index is None else t[site.index]
 
-    def _site(self, k: int, at: int) -> Site:
+    def _site(self, k: int, at: int, bent: int) -> Site:
         trace, step = self.trace, self.program.steps[k]
         lines = trace.lines[k]
         value = step.inputs[0]
@@ -100,48 +141,85 @@ class Relaxation:
         whole = 2 * count > len(loose)  # picking most columns costs more than taking all
         if whole:
             index, count, shift = None, len(loose), None
-        return Site(k, value, index, slice(at, at + count), keep, shift, convex, float(least), float(most))
+        curved = None if convex or not count else slice(bent, bent + count)
+        return Site(k, value, index, slice(at, at + count), keep, shift, convex, float(least), float(most), curved)
 
-    def project(self, alpha: Tensor, lines: ColumnLines) -> None:
-        """Moves lower slopes (N, K) into their ranges, in place."""
-        torch.clamp(alpha, self.least, self.most, out=alpha)
-        lines.pin(alpha)
+    def project(self, m: Multipliers, lines: ColumnLines) -> None:
+        """Moves slopes into their ranges, in place."""
+        torch.clamp(m.alpha, self.least, self.most, out=m.alpha)
+        lines.pin(m.alpha)
+        if lines.curves is not None:
+            lines.curves.project(m.alpha, m.upper, self.is_curve)
 
     def lines(self, splits: Splits) -> ColumnLines:
-        """Lines of all columns in domains with the given splits: the root's, exact where a column was split."""
+        """Lines of all columns in domains with the given splits: the root's, drawn anew where a column was split."""
         n = len(splits.column)
         up_a, up_b = (t.expand(n, -1).clone() for t in (self.up_a, self.up_b))
+        curves = None if self.curves is None else self.curves.expand(n)
+        lines = ColumnLines(up_a, up_b, splits.column.new_zeros(0), up_a.new_zeros(0), curves)
         row, j = torch.nonzero(splits.column >= 0, as_tuple=True)
-        column = splits.column[row, j]
-        slope = torch.where(splits.sign[row, j] > 0, self.right[column], self.left[column])
-        at = row * self.width + column
-        up_a.view(-1)[at], up_b.view(-1)[at] = slope, 0.0
-        return ColumnLines(up_a, up_b, at, slope)
+        if len(row):
+            l, u = splits.boxes(self.lower, self.upper)
+            column = splits.column[row, j]
+            self.redraw(lines, row, column, l[row, column], u[row, column])
+        return lines
+
+    def redraw(self, lines: ColumnLines, row: Tensor, column: Tensor, l: Tensor, u: Tensor) -> None:
+        """Draws the lines of columns (M,) of domains `row` (M,) on intervals [l, u] (M,), in place."""
+        bent = self.is_curve[column] if self.curves is not None else torch.zeros_like(column, dtype=torch.bool)
+        kink = ~bent
+        c = column[kink]
+        slope = torch.where(l[kink] >= 0, self.right[c], self.left[c])
+        at = row[kink] * self.width + c
+        lines.up_a.view(-1)[at], lines.up_b.view(-1)[at] = slope, 0.0
+        lines.at, lines.slope = torch.cat([lines.at, at]), torch.cat([lines.slope, slope])
+        if not bool(bent.any()):
+            return
+        for k, site in self.sites.items():
+            if site.curved is None:
+                continue
+            mine = (column >= site.cut.start) & (column < site.cut.stop)
+            op = self.program.steps[k].op
+            if bool(mine.any()) and op.uniform:
+                a, b = l[mine][None], u[mine][None]
+                fresh = curves_of(op, a, b, [t if t is not None else torch.zeros_like(a) for t in op.relax(a, b)])
+                lines.curves.put(row[mine], self.curve_of[column[mine]], fresh)
 
 
 @dataclass
 class ColumnLines:
-    """Upper lines (N, K); `at`: flat places of split columns in (N, K), where the lower slope is `slope` as well."""
+    """Upper lines (N, K) of kinks; `at`: flat places of split kinks in (N, K), where the lower slope is `slope` as
+    well. `curves`: the lines of curved columns (N, C).
+    """
 
     up_a: Tensor
     up_b: Tensor
     at: Tensor
     slope: Tensor
+    curves: Curves | None = None
 
     def pin(self, alpha: Tensor) -> None:
-        """Sets the lower slopes of split columns."""
+        """Sets the lower slopes of split kinks."""
         if len(self.at):
             alpha.view(-1)[self.at] = self.slope
 
     def take(self, index: Tensor) -> ColumnLines:
-        """The lines of some domains (N',)."""
+        """The lines of some domains (N',), each at most once."""
         n, k = self.up_a.shape
         new = torch.full((n,), -1, dtype=torch.int64, device=index.device)
         new[index] = torch.arange(len(index), device=index.device)
         row = new[self.at // k]
         mine = row >= 0
         at = row[mine] * k + self.at[mine] % k
-        return ColumnLines(self.up_a[index], self.up_b[index], at, self.slope[mine])
+        curves = None if self.curves is None else self.curves.take(index)
+        return ColumnLines(self.up_a[index], self.up_b[index], at, self.slope[mine], curves)
+
+    def repeat(self, owner: Tensor) -> ColumnLines:
+        """Copies of the lines of domains `owner` (M,), which may repeat. Split kinks are no longer pinned: multipliers
+        that were projected before must be used.
+        """
+        curves = None if self.curves is None else self.curves.take(owner)
+        return ColumnLines(self.up_a[owner], self.up_b[owner], self.at[:0], self.slope[:0], curves)
 
 
 @dataclass
@@ -194,9 +272,12 @@ class Start:
 
 @dataclass
 class Multipliers:
-    """alpha (N, K), beta (N, P), weights (N, S)."""
+    """Slopes alpha (N, K) of lower lines and upper (N, C) of the curved columns' upper lines; beta (N, P), weights (N,
+    S).
+    """
 
     alpha: Tensor
+    upper: Tensor
     beta: Tensor
     weights: Tensor
 

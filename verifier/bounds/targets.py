@@ -26,6 +26,10 @@ class Picked:
     slot: Tensor
     real: Tensor
 
+    def at(self, index: Tensor) -> Picked:
+        """Those of the domains at an index."""
+        return Picked(self.row[index], self.const[index], self.slot[index], self.real[index])
+
 
 class Targets:
     """The tables of a `Problem` as tensors; `coef` in the working precision, constants in float64."""

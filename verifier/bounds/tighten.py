@@ -94,7 +94,7 @@ class Tightener:
         n = 2 * len(part)
         start = Start(top, dict(rows.live), rows.bias.clone())
         none = Splits.none(n, relaxation.alpha)
-        m = Multipliers(relaxation.alpha.expand(n, -1), relaxation.alpha.new_zeros((n, 0)), none.sign)
+        m = Multipliers(relaxation.alpha.expand(n, -1), relaxation.upper_slopes.expand(n, -1), none.sign, none.sign)
         found = optimise(relaxation, start, none, m, SETTINGS)
         low = certifier.seeded(Rows(dict(rows.live), rows.bias.clone(), rows.charge.clone()), top, found.multipliers)
         return part, low[: len(part)], -low[len(part) :]
@@ -103,4 +103,3 @@ class Tightener:
 def tightened(old: Trace, limit: int, seconds: float, chunk_bytes: int = 2 << 20) -> Trace:
     """A trace over the same box whose intermediate boxes were optimised for about `seconds`."""
     return trace_values(old.program, *old.boxes[0], limit, Tightener(old, seconds, chunk_bytes))
-

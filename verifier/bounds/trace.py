@@ -19,6 +19,7 @@ from torch import Tensor
 
 from verifier.bounds.interval import outward, step_interval
 from verifier.bounds.program import Program
+from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Planes, size
 
 
@@ -59,6 +60,8 @@ class Trace:
     underflow: float = 0.0
     # Multipliers of splits by the step that reads the split values (see `verifier.bounds.certify`).
     cuts: dict[int, Cuts] = field(default_factory=dict)
+    # Half-spaces of the input: what is known need hold for the points within them only.
+    within: Halfspaces | None = None
 
     @property
     def domains(self) -> int:
@@ -108,11 +111,18 @@ def count_underflow(trace: Trace, k: int) -> None:
 Tighten = Callable[["Trace", int, Tensor, int], None]
 
 
-def trace_values(program: Program, l: Tensor, u: Tensor, limit: int, tighten: Tighten) -> Trace:
+def trace_values(
+    program: Program,
+    l: Tensor,
+    u: Tensor,
+    limit: int,
+    tighten: Tighten,
+    within: Halfspaces | None = None,
+) -> Trace:
     """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a
     nonlinear step will read.
     """
-    trace = Trace(program, [(l, u)])
+    trace = Trace(program, [(l, u)], within=within)
     done: set[int] = set()  # a value's box is final once a nonlinear step has read it
     for k in range(1, len(program.steps)):
         step = program.steps[k]
@@ -153,7 +163,8 @@ def known(old: Trace) -> Tighten:
 def weigh(trace: Trace, k: int) -> None:
     """Offset and weight of affine step k, whose magnitude is known unless it is a move.
 
-    A row a becomes a M with an error of at most gamma |a||M|, which acts on x; its product with c joins the bias.
+    A row a becomes a M with an error of at most gamma |a||M|, which acts on x; its product with c joins the bias. What
+    M and c themselves are off by costs |a| times the step's doubt (a hundredth covers the charge's own rounding).
     """
     program, op = trace.program, trace.program.steps[k].op
     offset, weight = op.offset(), None
@@ -165,6 +176,11 @@ def weigh(trace: Trace, k: int) -> None:
         trace.offsets[k] = offset.reshape(-1).contiguous()
         constant = trace.offsets[k].abs() * program.sum_error
         weight = constant if weight is None else weight + constant
+    sizes = [trace.size_of(i).view(1, *program.shapes[i]) for i in program.steps[k].inputs]
+    doubt = op.doubt(*sizes)
+    if doubt is not None:
+        doubt = doubt.reshape(-1) * 1.01
+        weight = doubt if weight is None else weight + doubt
     if weight is not None:
         trace.weights[k] = weight
 

@@ -28,6 +28,10 @@ class Pass:
         self.n = len(lines.up_a)
         self.coef = torch.zeros_like(lines.up_a)  # coefficients at the neurons' outputs
         self.z = torch.zeros_like(lines.up_a)  # relaxed values before the neurons
+        if lines.curves is not None:  # offsets of the curves' lines, and their derivatives by the slopes, (N, C)
+            self.low_b, self.low_d, self.high_b, self.high_d = (
+                torch.zeros_like(lines.curves.low.least).expand(4, -1, -1).clone()
+            )
         self.touched: list[int] = []
         self.plane: Tensor | None = None
         self.spread = {k: s.index.expand(self.n, -1) for k, s in relaxation.sites.items() if s.index is not None}
@@ -76,7 +80,7 @@ class Pass:
                 bias = bias + more
             else:
                 self.touched.append(k)
-                part, more = self._relaxed(k, a, m.alpha)
+                part, more = self._relaxed(k, a, m)
                 bias = bias + more
                 parts = (part,)
             for i, part in zip(step.inputs, parts):
@@ -86,17 +90,26 @@ class Pass:
         self.bias = bias
         return bias + torch.mv(self.plane, self.centre[0]) - torch.mv(self.plane.abs(), self.radius[0])
 
-    def _relaxed(self, k: int, a: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        site, flat, lines = self.r.sites[k], a.reshape(self.n, -1), self.lines
+    def _relaxed(self, k: int, a: Tensor, m: Multipliers) -> tuple[Tensor, Tensor]:
+        site, flat, lines, alpha = self.r.sites[k], a.reshape(self.n, -1), self.lines, m.alpha
         c = site.cut
         part = flat if site.index is None else flat.index_select(1, site.index)
         self.coef[:, c] = part
         pos = part.clamp(min=0)
         neg = part - pos
-        bias = torch.linalg.vecdot(neg, lines.up_b[:, c])
-        if self.r.shifted:
-            bias = bias + torch.mv(pos, self.r.lo_b[c])
-        out = pos.mul_(alpha[:, c]).addcmul_(neg, lines.up_a[:, c])
+        if site.curved is not None:
+            low, high = alpha[:, c], m.upper[:, site.curved]
+            low_b, self.low_d[:, site.curved], high_b, self.high_d[:, site.curved] = lines.curves.offsets(
+                site.curved, low, high
+            )
+            self.low_b[:, site.curved], self.high_b[:, site.curved] = low_b, high_b
+            bias = torch.linalg.vecdot(neg, high_b) + torch.linalg.vecdot(pos, low_b)
+            out = pos.mul_(low).addcmul_(neg, high)
+        else:
+            bias = torch.linalg.vecdot(neg, lines.up_b[:, c])
+            if self.r.shifted:
+                bias = bias + torch.mv(pos, self.r.lo_b[c])
+            out = pos.mul_(alpha[:, c]).addcmul_(neg, lines.up_a[:, c])
         if k in self.marks:
             place, which = self.marks[k]
             amount = self.amount.reshape(-1)[which]
@@ -138,7 +151,7 @@ class Pass:
                 low, high = self.r.trace.lines[k].values(*(values[i].unsqueeze(0) for i in step.inputs))
                 values[k] = torch.where(self.joint[k], low, high).squeeze(0)
             else:
-                values[k] = self._line_values(k, values[step.inputs[0]], m.alpha)
+                values[k] = self._line_values(k, values[step.inputs[0]], m)
         for k, site in self.r.sites.items():  # the topmost steps' inputs, whose outputs nobody asked for
             if k not in values and site.value in values:
                 self.z[:, site.cut] = self._pick(site, values[site.value].reshape(self.n, -1))
@@ -158,15 +171,19 @@ class Pass:
     def _pick(self, site: Site, flat: Tensor) -> Tensor:
         return flat if site.index is None else flat.index_select(1, site.index)
 
-    def _line_values(self, k: int, z: Tensor, alpha: Tensor) -> Tensor:
+    def _line_values(self, k: int, z: Tensor, m: Multipliers) -> Tensor:
         site, lines, flat = self.r.sites[k], self.lines, z.reshape(self.n, -1)
         c = site.cut
         zu = self._pick(site, flat)
         self.z[:, c] = zu
-        low = alpha[:, c] * zu
-        if self.r.shifted:
-            low = low + self.r.lo_b[c]
-        high = torch.addcmul(lines.up_b[:, c], lines.up_a[:, c], zu)
+        low = m.alpha[:, c] * zu
+        if site.curved is not None:
+            low = low + self.low_b[:, site.curved]
+            high = torch.addcmul(self.high_b[:, site.curved], m.upper[:, site.curved], zu)
+        else:
+            if self.r.shifted:
+                low = low + self.r.lo_b[c]
+            high = torch.addcmul(lines.up_b[:, c], lines.up_a[:, c], zu)
         y = torch.lerp(high, low, self.coef[:, c].sign().clamp_(min=0))
         if site.index is not None:
             y = (flat * site.keep).scatter_(1, self.spread[k], y)
@@ -177,6 +194,11 @@ class Pass:
     def gradients(self, output: Tensor | None) -> Multipliers:
         """Of the last two passes, which must be a backward and a forward one."""
         alpha = self.coef.clamp(min=0).mul_(self.z)
+        upper = self.coef.new_zeros((self.n, 0))
+        if self.lines.curves is not None:
+            coef, z = self.coef[:, self.r.is_curve], self.z[:, self.r.is_curve]
+            alpha[:, self.r.is_curve] = coef.clamp(min=0) * (z + self.low_d)
+            upper = coef.clamp(max=0).mul_(z + self.high_d)
         s = self.splits
         if s.column.shape[1]:
             beta = s.sign * (s.point - self.z.gather(1, s.column.clamp(min=0)))
@@ -186,4 +208,4 @@ class Pass:
             weights = torch.einsum("nsp,np->ns", self.start.rows, output) + self.start.const
         else:
             weights = self.coef.new_zeros((self.n, 0 if self.start.rows is None else 1))
-        return Multipliers(alpha, beta, weights)
+        return Multipliers(alpha, upper, beta, weights)

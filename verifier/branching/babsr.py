@@ -2,7 +2,8 @@
 
 `babsr` (Bunel et al., "Branch and Bound for Piecewise Linear Neural Network Verification", arXiv 1909.06588): with A
 the coefficient at the neuron's output, s = u / (u - l) the slope and -l s the offset of its upper line, b the constant
-of the affine step before it, the bound loses about |max(A b (s - 1), A b s) + min(A, 0) (-l s)|.
+of the affine step before it, the bound loses about |max(A b (s - 1), A b s) + min(A, 0) (-l s)|. For a curve, |A| times
+the distance between its lines in the middle of its interval.
 
 `gap`: A (y - f(z)) with y the relaxed and f(z) the true output at the relaxed point of the minimiser: what the neuron
 adds to the difference between the bound and the network's value there. Where all gaps are 0 the minimiser is a
@@ -22,17 +23,14 @@ from verifier.branching.view import View, best
 
 def babsr_score(v: View) -> Tensor:
     """(N, K)."""
-    slope = v.up_a
-    intercept = v.coef.clamp(max=0) * v.up_b
     product = v.coef * v.bias
-    return (torch.maximum(product * (slope - 1), product * slope) + intercept).abs()
+    kink = (torch.maximum(product * (v.kink_a - 1), product * v.kink_a) + v.coef.clamp(max=0) * v.kink_b).abs()
+    return torch.where(v.curve, v.coef.abs() * v.thick, kink)
 
 
 def gap_score(v: View) -> Tensor:
     """(N, K)."""
-    true = torch.maximum(v.left * v.z, v.right * v.z)
-    below, above = v.alpha * v.z, v.up_a * v.z + v.up_b
-    return v.coef.clamp(max=0) * (true - above) + v.coef.clamp(min=0) * (true - below)
+    return v.coef.clamp(max=0) * (v.true - v.above) + v.coef.clamp(min=0) * (v.true - v.below)
 
 
 @NEURONS.add("babsr")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from verifier.net.graph import Node, Shape
+from verifier.net.sure import FEW, Sure, U
 from verifier.registry import Registry
 
 Rule = Callable[["Raw", "Draft"], None]
@@ -50,6 +51,8 @@ class Draft:
     ):
         self.shapes, self.dtypes, self.values, self.opset = shapes, dtypes, values, opset
         self.nodes: list[Node] = []
+        self.errors: dict[str, np.ndarray] = {}  # what constants that were computed may be off by
+        self.rough: set[str] = set()  # those that are off by more than operators take for granted
         self.origin = ""
         self._made = 0
 
@@ -77,11 +80,26 @@ class Draft:
             if name not in self.shapes:
                 return name
 
-    def constant(self, value: np.ndarray, base: str) -> str:
+    def constant(self, value: np.ndarray | Sure, base: str) -> str:
         """A new constant, named after the tensor it is made from."""
-        name, value = self.fresh(base), np.asarray(value)
+        sure = value if isinstance(value, Sure) else None
+        name, value = self.fresh(base), np.asarray(value if sure is None else sure.v)
+        if sure is not None:
+            self.errors[name] = np.broadcast_to(sure.e, value.shape)
+            if not sure.harmless:
+                self.rough.add(name)
         self.values[name], self.shapes[name], self.dtypes[name] = value, value.shape, value.dtype
         return name
+
+    def sure(self, name: str) -> Sure | None:
+        """A constant with what it may be off by, None for what is not constant."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if name in self.errors:
+            return Sure(value, self.errors[name])
+        made = "//" in name and value.dtype == np.float64
+        return Sure(value, FEW * U * np.abs(value)) if made else Sure.of(value)
 
     def emit(self, kind: str, inputs: tuple[str, ...], name: str = "", shape: Shape | None = None, **attrs: Any) -> str:
         """Appends a node and returns its tensor's name. Without `name` a new one is made after the first input, and

@@ -50,7 +50,7 @@ class Node:
 @dataclass(frozen=True)
 class Network:
     """`nodes` in topological order; `constants` holds only those that a node reads; `outputs` are tensor names in the
-    file's order."""
+    file's order. `errors`: what some computed constants may be off by, entry by entry (`verifier.net.sure`)."""
 
     inputs: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
@@ -58,6 +58,7 @@ class Network:
     outputs: tuple[Tensor, ...]
     opset: int
     source: str = ""
+    errors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_inputs(self) -> int:

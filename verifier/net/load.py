@@ -66,7 +66,7 @@ def load_network(source: Any, keep: tuple[str, ...] = (), rewrite: bool = True) 
     try:
         network = build(parse(data, name), name, tuple(keep), rewrite)
     except UnsupportedError as e:
-        raise UnsupportedError(name, e.nodes) from None
+        raise UnsupportedError(name, e.nodes, e.why) from None
     except FileError:
         raise
     except VerifierError as e:
@@ -80,9 +80,20 @@ def check_supported(network: Network) -> None:
     """Raises UnsupportedError with all nodes for which no operator is registered. Reads names only: no operator is
     imported."""
     declared = OPS.declared
-    bad = [(n.origin or n.name, n.kind, network.opset, n.shape) for n in network.nodes if n.kind not in declared]
+    unknown = [n for n in network.nodes if n.kind not in declared]
+    bad = [(n.origin or n.name, n.kind, network.opset, n.shape) for n in unknown]
     if bad:
-        raise UnsupportedError(network.source, bad)
+        raise UnsupportedError(network.source, bad, [missing(n.kind) for n in unknown])
+
+
+def missing(kind: str) -> str:
+    """Why a kind that is not registered cannot be run."""
+    op, _, number = kind.partition(":")
+    if op.endswith("Dynamic") and not kind.startswith("Dynamic"):
+        name = op.removesuffix("Dynamic")
+        known = name in OPS.declared or name in RULES
+        return f"{name} with attributes or structural inputs that are not handled" if known else "no such operator"
+    return f"output {number} of {op} is not handled" if number else "no such operator"
 
 
 def parse(data: Any, name: str) -> Any:

@@ -4,8 +4,8 @@ A local rewrite gets a node n and returns the nodes to put in its place, the las
 shape, or None where it does not apply. Nodes that n read before and nobody reads any more are dropped by
 `verifier.net.simplify`; so a rewrite never removes a name that somebody else, or a root, needs.
 
-Rewrites hold in real arithmetic. Constants made from others are float64: each is what float64 makes of one sum of
-products of the file's numbers, or of one quotient, and whoever binds the network counts its rounding.
+Rewrites hold in real arithmetic. Constants made from others are float64, each off by a few roundings of itself, which
+whoever binds the network counts; where it may be more, it is a `Sure` that says by how much.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from verifier.net.draft import Draft
 from verifier.net.graph import Node, Shape
+from verifier.net.sure import Sure
 
 MAX_NODES = 20_000  # rewrites that put several nodes in the place of one stop here
 
@@ -49,15 +50,20 @@ class Around:
         return self.producer(name, *kinds) if self.count[name] == 1 and name not in self.roots else None
 
     def value(self, name: str) -> np.ndarray | None:
-        """A constant's value, None for what is not constant."""
-        return self.g.values.get(name)
+        """A constant's value, None for what is not constant, and for constants that are known so badly that what is
+        made of them must say so (`sure`)."""
+        return None if name in self.g.rough else self.g.values.get(name)
+
+    def sure(self, name: str) -> Sure | None:
+        """A constant with what it may be off by, None for what is not constant."""
+        return self.g.sure(name)
 
     def shape(self, name: str) -> Shape:
         return self.g.shapes[name]
 
     def uniform(self, name: str) -> float | None:
         """The one number that a constant consists of, None where it is not constant or holds several."""
-        value = self.g.values.get(name)
+        value = self.value(name)
         if value is None or value.size == 0:
             return None
         first = value.flat[0]

@@ -4,8 +4,8 @@ convolution, two of them into one, and Linear after Linear.
 Why each is exact: y = (x W + b) s + t = x (W s) + (b s + t), and (x s + t) W + b = x (s W) + (t W + b), s and t being
 constant along everything but the axis that W mixes. Before a convolution a shift must not meet padding, whose zeros it
 would not move; a scale may. Reshapes and Transposes in between only reorder entries, so s and t, spread over the whole
-tensor, are reordered along. Constants are computed in float64; a constant that is only negated, and weights that
-nothing multiplies, keep their element type.
+tensor, are reordered along. Constants are computed in float64, with what they may be off by (`verifier.net.sure`); one
+that is only negated, and weights that nothing multiplies, keep their element type.
 
 Symbols: weights of Linear (in, out), of Conv (out, in / groups, *k), of ConvTranspose (in, out / groups, *k); s, t
 vectors over `in` or `out`.
@@ -20,11 +20,13 @@ import numpy as np
 
 from verifier.net.graph import Node, Shape
 from verifier.net.local import Around, Local, Nodes, become, renamed
+from verifier.net.sure import Sure, double, stacked
 
 MAX_WEIGHT = 2**24  # entries of a weight that is multiplied anew
 MAX_SPREAD = 2**22  # entries of a constant spread over a whole tensor
 MAX_WORK = 2**26  # products that merging two Linears may take
 
+MINUS = Sure.of(np.float64(-1.0))
 MIXERS = ("Linear", "Conv", "ConvTranspose")
 MAPS = ("Add", "Sub", "Mul", "Div", "Neg", "BatchNormalization")
 
@@ -33,8 +35,8 @@ class EntryMap(NamedTuple):
     """y = x s + t, or x / s + t if `over`; s and t broadcast to y's shape, None stands for 1 and 0."""
 
     x: str
-    s: np.ndarray | None
-    t: np.ndarray | None
+    s: Sure | None
+    t: Sure | None
     over: bool = False
 
 
@@ -44,32 +46,32 @@ def entry_map(n: Node | None, c: Around) -> EntryMap | None:
         return None
     if n.kind == "BatchNormalization":
         wide = (1, -1) + (1,) * (len(n.shape) - 2)
-        found = EntryMap(n.inputs[0], *(c.value(i).reshape(wide) for i in n.inputs[1:]))
+        found = EntryMap(n.inputs[0], *(c.sure(i).map(lambda v: v.reshape(wide)) for i in n.inputs[1:]))
     elif n.kind == "Neg":
-        found = EntryMap(n.inputs[0], np.float64(-1.0), None)
+        found = EntryMap(n.inputs[0], MINUS, None)
     else:
         found = with_constant(n, c)
     if found is None or c.shape(found.x) != n.shape:
         return None
-    if any(v is not None and not np.isfinite(v).all() for v in (found.s, found.t)):
+    if any(v is not None and not np.isfinite(v.v).all() for v in (found.s, found.t)):
         return None
-    return None if found.over and not np.all(found.s) else found
+    return None if found.over and not np.all(found.s.v) else found
 
 
 def with_constant(n: Node, c: Around) -> EntryMap | None:
     """Add, Sub, Mul, Div with one constant operand; a constant divided by x is none."""
-    a, b = (c.value(i) for i in n.inputs)
+    a, b = (c.sure(i) for i in n.inputs)
     if (a is None) == (b is None):
         return None
     x, k = (n.inputs[0], b) if a is None else (n.inputs[1], a)
-    if k.dtype.kind != "f":
+    if k.v.dtype.kind != "f":
         return None
     if n.kind == "Add":
         return EntryMap(x, None, k)
     if n.kind == "Mul":
         return EntryMap(x, k, None)
     if n.kind == "Sub":
-        return EntryMap(x, None, -k) if a is None else EntryMap(x, np.float64(-1.0), k)
+        return EntryMap(x, None, k.negated()) if a is None else EntryMap(x, MINUS, k)
     return EntryMap(x, k, None, over=True) if a is None else None
 
 
@@ -91,13 +93,16 @@ def again(moves: list[Node], x: str, c: Around) -> list[Node]:
     return made
 
 
-def carried(value: np.ndarray, shape: Shape, moves: list[Node], c: Around, up: bool) -> np.ndarray | None:
+def carried(known: Sure, shape: Shape, moves: list[Node], c: Around, up: bool) -> Sure | None:
     """A constant spread over `shape`, through the moves against (`up`) or with their direction."""
-    if value.size == 1:
-        return value.reshape(())
+    if known.v.size == 1:
+        return known.map(lambda v: v.reshape(()))
     if math.prod(shape) > MAX_SPREAD:
         return None
-    value = np.broadcast_to(value, shape)
+    return known.map(lambda v: moved(np.broadcast_to(v, shape), moves, c, up))
+
+
+def moved(value: np.ndarray, moves: list[Node], c: Around, up: bool) -> np.ndarray:
     for move in moves if up else reversed(moves):
         if move.kind == "Reshape":
             value = value.reshape(c.shape(move.inputs[0]) if up else move.shape)
@@ -106,27 +111,23 @@ def carried(value: np.ndarray, shape: Shape, moves: list[Node], c: Around, up: b
     return value
 
 
-def along(value: np.ndarray | None, axis: int, length: int) -> np.ndarray | None:
+def along(known: Sure | None, axis: int, length: int) -> Sure | None:
     """The entries along one axis, a vector, if the value is the same along all others."""
-    if value is None:
+    if known is None:
         return None
-    if value.ndim == 0:
-        return np.broadcast_to(value, (length,))
-    rows = np.moveaxis(value, axis, -1).reshape(-1, length)
-    return rows[0] if bool((rows == rows[0]).all()) else None
+    if known.v.ndim == 0:
+        return known.map(lambda v: np.broadcast_to(v, (length,)))
+    v, e = (np.moveaxis(t, axis, -1).reshape(-1, length) for t in known.map(np.asarray))
+    return Sure(v[0], e.max(0)) if bool((v == v[0]).all()) else None
 
 
-def double(a: np.ndarray) -> np.ndarray:
-    return a.astype(np.float64)
+def scaled(a: Sure, s: Sure, over: bool) -> Sure:
+    return a.over(s) if over else a.times(s)
 
 
-def scaled(a: np.ndarray, s: np.ndarray, over: bool) -> np.ndarray:
-    return double(a) / s if over else double(a) * s
-
-
-def weights(n: Node, c: Around) -> tuple[np.ndarray, np.ndarray | None] | None:
+def weights(n: Node, c: Around) -> tuple[Sure, Sure | None] | None:
     """W and b of a Linear or convolution, None where they are not constant."""
-    w, b = c.value(n.inputs[1]), c.value(n.inputs[2]) if n.inputs[2] else None
+    w, b = c.sure(n.inputs[1]), c.sure(n.inputs[2]) if n.inputs[2] else None
     return None if w is None or (b is None and n.inputs[2]) else (w, b)
 
 
@@ -165,14 +166,14 @@ def fold_upwards(n: Node, c: Around) -> Nodes | None:
     (w, b), axis = found, (-1 if p.kind == "Linear" else 1)
     s, t = (None if v is None else carried(v, n.shape, moves, c, up=True) for v in (m.s, m.t))
     s, t = along(s, axis, p.shape[axis]), along(t, axis, p.shape[axis])
-    if (s is None) != (m.s is None) or (t is None) != (m.t is None) or (s is not None and w.size > MAX_WEIGHT):
+    if (s is None) != (m.s is None) or (t is None) != (m.t is None) or (s is not None and w.v.size > MAX_WEIGHT):
         return None
     w_name, b_name = p.inputs[1:]
     if s is not None:
-        w_name = c.constant(scaled(w, over_out(p, w, double(s)), m.over), p.inputs[1])
-        b = None if b is None else scaled(b, double(s), m.over)
+        w_name = c.constant(scaled(w, s.map(lambda v: over_out(p, w.v, v)), m.over), p.inputs[1])
+        b = None if b is None else scaled(b, s, m.over)
     if t is not None:
-        b = t if b is None else double(b) + double(t)
+        b = t if b is None else b.plus(t)
     if b is not None:
         b_name = c.constant(b, n.name)
     if not moves:
@@ -189,7 +190,8 @@ def fold_downwards(n: Node, c: Around) -> Nodes | None:
     if m is None or found is None:
         return None
     (w, b), axis, shape = found, (-1 if n.kind == "Linear" else 1), c.shape(n.inputs[0])
-    if w.size > MAX_WEIGHT or (m.t is not None and np.any(m.t) and borders_read_zeros(n)):
+    shifts = m.t is not None and not zero(m.t)
+    if w.v.size > MAX_WEIGHT or (shifts and borders_read_zeros(n)):
         return None
     s, t = (None if v is None else carried(v, e.shape, moves, c, up=False) for v in (m.s, m.t))
     s, t = along(s, axis, shape[axis]), along(t, axis, shape[axis])
@@ -197,10 +199,10 @@ def fold_downwards(n: Node, c: Around) -> Nodes | None:
         return None
     w_name, b_name = n.inputs[1:]
     if s is not None:
-        w_name = c.constant(scaled(w, over_in(n, w, double(s)), m.over), w_name)
-    if t is not None and np.any(t):
-        more = through(n, w, double(t))
-        b_name = c.constant(more if b is None else double(b) + more, n.name)
+        w_name = c.constant(scaled(w, s.map(lambda v: over_in(n, w.v, v)), m.over), w_name)
+    if shifts:
+        more = through(n, w, t)
+        b_name = c.constant(more if b is None else b.plus(more), n.name)
     made = again(moves, m.x, c)
     return [*made, become(n, n.kind, (made[-1].name if made else m.x, w_name, b_name), n.attrs)]
 
@@ -210,11 +212,17 @@ def borders_read_zeros(n: Node) -> bool:
     return n.kind == "ConvTranspose" or (n.kind == "Conv" and any(n.attrs["pads"]))
 
 
-def through(n: Node, w: np.ndarray, t: np.ndarray) -> np.ndarray:
+def through(n: Node, w: Sure, t: Sure) -> Sure:
     """t W of a Linear or an unpadded Conv, (out,)."""
     if n.kind == "Linear":
-        return t @ double(w)
-    return (double(w) * over_in(n, w, t)).reshape(w.shape[0], -1).sum(1)
+        return t.map(lambda v: v[None]).matmul(w, np.matmul).map(lambda v: v[0])
+    rows = lambda v: np.broadcast_to(v, w.v.shape).reshape(w.v.shape[0], 1, -1)
+    spread = t.map(lambda v: rows(over_in(n, w.v, v)).swapaxes(1, 2))
+    return w.map(rows).matmul(spread, np.matmul).map(lambda v: v.reshape(-1))
+
+
+def zero(known: Sure) -> bool:
+    return known.known and not np.any(known.v)
 
 
 def merge_entry_maps(n: Node, c: Around) -> Nodes | None:
@@ -225,15 +233,15 @@ def merge_entry_maps(n: Node, c: Around) -> Nodes | None:
     if first is None:
         return None
     if first.s is None and m.s is None:
-        return [become(n, "Add", (first.x, c.constant(double(first.t) + double(m.t), n.name)))]
+        return [become(n, "Add", (first.x, c.constant(first.t.plus(m.t), n.name)))]
     if first.t is not None or m.t is not None or first.s is None or m.s is None:
         return None
     if first.over == m.over:
-        kind, value = "Div" if m.over else "Mul", double(first.s) * double(m.s)
+        kind, value = "Div" if m.over else "Mul", first.s.times(m.s)
     else:
         kind, (below, above) = "Mul", (m.s, first.s) if m.over else (first.s, m.s)
-        value = double(above) / double(below)
-    if not np.isfinite(value).all() or not np.all(value):
+        value = above.over(below)
+    if not np.isfinite(value.v).all() or not np.all(value.v) or (kind == "Div" and not value.harmless):
         return None  # over- or underflow
     return [become(n, kind, (first.x, c.constant(value, n.name)))]
 
@@ -244,13 +252,13 @@ def plain_entry_map(n: Node, c: Around) -> Nodes | None:
     if m is None:
         return None
     if m.s is None:
-        if not np.any(m.t):
+        if zero(m.t):
             return [become(n, "Identity", (m.x,))]
         return [become(n, "Add", (m.x, c.constant(m.t, n.name)))] if n.kind == "Sub" else None
-    if m.t is None and n.kind != "Neg":
-        if bool(np.all(m.s == 1)):
+    if m.t is None and n.kind != "Neg" and m.s.harmless:
+        if bool(np.all(m.s.v == 1)):
             return [become(n, "Identity", (m.x,))]
-        if bool(np.all(m.s == -1)):
+        if bool(np.all(m.s.v == -1)):
             return [become(n, "Neg", (m.x,))]
     return None
 
@@ -262,26 +270,30 @@ def merge_linears(n: Node, c: Around) -> Nodes | None:
     if p is None:
         return None
     (v, a), (w, b) = weights(p, c), weights(n, c)
-    replaced = w.size + (v.size if c.alone(p.name) is not None else 0)
-    if v.shape[0] * w.shape[1] > replaced or w.size > MAX_WEIGHT:
+    replaced = w.v.size + (v.v.size if c.alone(p.name) is not None else 0)
+    if v.v.shape[0] * w.v.shape[1] > replaced or w.v.size > MAX_WEIGHT or not quick(v.v, w.v):
         return None
-    rows = double(v) if a is None else np.vstack([double(v), double(a)])
-    found = product(rows, w)
-    if found is None:
-        return None
-    name, b_name = c.constant(found[: len(v)], n.inputs[1]), n.inputs[2]
+    rows = v if a is None else stacked(v, a.map(lambda t: t[None]))
+    found = rows.matmul(w, product)
+    name, b_name = c.constant(found.map(lambda t: t[: len(v.v)]), n.inputs[1]), n.inputs[2]
     if a is not None:
-        b_name = c.constant(found[-1] if b is None else double(b) + found[-1], n.name)
+        more = found.map(lambda t: t[-1])
+        b_name = c.constant(more if b is None else b.plus(more), n.name)
     return [become(n, "Linear", (p.inputs[0], name, b_name))]
 
 
-def product(v: np.ndarray, w: np.ndarray) -> np.ndarray | None:
-    """V W, term by term where W is mostly zeros; None where it would take too long."""
+def quick(v: np.ndarray, w: np.ndarray) -> bool:
+    """Whether V W does not take too long."""
+    return v.shape[0] * w.size <= MAX_WORK or v.shape[0] * int(np.count_nonzero(w)) <= MAX_WORK // 8
+
+
+def product(v: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """V W, term by term where W is mostly zeros."""
     if v.shape[0] * w.size <= MAX_WORK // 8:
         return v @ double(w)
     column, row = by_column(w)
     if v.shape[0] * len(row) > MAX_WORK // 8:
-        return v @ double(w) if v.shape[0] * w.size <= MAX_WORK else None
+        return v @ double(w)
     result = np.zeros((v.shape[0], w.shape[1]))
     if len(row):
         starts = np.flatnonzero(np.diff(column, prepend=-1))
@@ -321,9 +333,9 @@ def summed(p: Node, q: Node, n: Node, c: Around) -> tuple[str, str, str] | None:
     if p.inputs[0] != q.inputs[0]:
         return None
     (v, a), (w, b) = weights(p, c), weights(q, c)
-    biases = [double(t) for t in (a, b) if t is not None]
-    b_name = c.constant(sum(biases), n.name) if biases else ""
-    return p.inputs[0], c.constant(double(v) + double(w), p.inputs[1]), b_name
+    biases = [t for t in (a, b) if t is not None]
+    b_name = c.constant(biases[0] if len(biases) == 1 else a.plus(b), n.name) if biases else ""
+    return p.inputs[0], c.constant(v.plus(w), p.inputs[1]), b_name
 
 
 FIRST: dict[str, tuple[Local, ...]] = {  # before anything is looked for in the weights

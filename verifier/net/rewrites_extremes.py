@@ -6,7 +6,8 @@ an Add: max(x, c) = c + relu(x - c), min(x, c) = c - relu(c - x).
 
 A maximum over a window or an axis is one of pairs, in a balanced tree, one axis after another: maxima may be taken in
 any order, and an entry counted twice changes nothing. That is how windows at a padded border are filled: pads never
-win, so a tap that falls on one reads another entry of the same window instead.
+win, so a tap that falls on one reads another entry of the same window instead. A product along an
+axis is a tree of products of two, likewise.
 """
 
 from __future__ import annotations
@@ -61,22 +62,24 @@ def pair(like: Node, c: Around, a: str, b: str, shape: tuple[int, ...], largest:
     return [d, r, c.make(like, "MaxJoin" if largest else "MinJoin", ends, shape)]
 
 
-def tree(like: Node, c: Around, names: list[str], shape: tuple[int, ...], largest: bool) -> tuple[list[Node], str]:
-    """The extreme of several tensors of one shape, neighbours first."""
+def tree(
+    like: Node, c: Around, names: list[str], shape: tuple[int, ...], largest: bool | None
+) -> tuple[list[Node], str]:
+    """The extreme, or for None the product, of several tensors of one shape, neighbours first."""
     made: list[Node] = []
     while len(names) > 1:
         above = []
         for a, b in zip(names[::2], names[1::2]):
-            made += pair(like, c, a, b, shape, largest)
+            made += [c.make(like, "Mul", (a, b), shape)] if largest is None else pair(like, c, a, b, shape, largest)
             above.append(made[-1].name)
         names = above + names[len(names) - len(names) % 2 :]
     return made, names[0]
 
 
 def along_axis(
-    like: Node, c: Around, x: str, axis: int, taps: list[np.ndarray], largest: bool
+    like: Node, c: Around, x: str, axis: int, taps: list[np.ndarray], largest: bool | None
 ) -> tuple[list[Node], str]:
-    """Entry o along the axis is the extreme of x's entries taps[0][o], taps[1][o], …"""
+    """Entry o along the axis is the extreme (for None: the product) of x's entries taps[0][o], taps[1][o], …"""
     shape = c.shape(x)
     out = (*shape[:axis], len(taps[0]), *shape[axis + 1 :])
     made, names = [], []
@@ -127,14 +130,15 @@ def max_pool(n: Node, c: Around) -> Nodes | None:
 
 
 def reduction(n: Node, c: Around) -> Nodes | None:
-    """ReduceMax and ReduceMin over few entries."""
+    """ReduceMax, ReduceMin and ReduceProd over few entries."""
     shape, axes = c.shape(n.inputs[0]), n.attrs["axes"]
     if math.prod(shape[a] for a in axes) > MAX_WINDOW or n.dtype.kind != "f" or not c.room:
         return None
+    largest = {"ReduceMax": True, "ReduceMin": False}.get(n.kind)
     made, x = [], n.inputs[0]
     for axis in axes:
         if shape[axis] > 1:
-            new, x = along_axis(n, c, x, axis, [np.array([k]) for k in range(shape[axis])], n.kind == "ReduceMax")
+            new, x = along_axis(n, c, x, axis, [np.array([k]) for k in range(shape[axis])], largest)
             made += new
     if c.shape(x) == n.shape and made:
         return renamed(made, n)
@@ -147,4 +151,5 @@ RULES: dict[str, tuple[Local, ...]] = {
     "MaxPool": (max_pool,),
     "ReduceMax": (reduction,),
     "ReduceMin": (reduction,),
+    "ReduceProd": (reduction,),
 }

@@ -64,6 +64,25 @@ def power(n: Node, c: Around) -> Nodes | None:
     return [become(n, kind, n.inputs[:1])]
 
 
+def two_variables(n: Node, c: Around) -> Nodes | None:
+    """x^y = exp(y log x) for x >= 0 that depends on the input, with log 0 = -inf; for 0^0, where y log x has no value,
+    bounds of y log x hold 0 or say nothing. b^y = exp(y log b) for constants b > 0 where that is not one function of
+    each entry of y already."""
+    b, y = n.inputs
+    if n.dtype.kind != "f" or not c.floats(b, y) or c.sure(y) is not None or not c.room:
+        return None
+    base = c.value(b)
+    if c.sure(b) is None and never_negative(b, c):
+        log = c.make(n, "Log", (b,), c.shape(b))
+        made, name = [log], log.name
+    elif base is not None and bool((base > 0).all()) and np.isfinite(base).all() and c.shape(y) != n.shape:
+        made, name = [], c.constant(np.log(base.astype(np.float64)), b)
+    else:
+        return None
+    product = c.make(n, "Mul", (y, name), n.shape)
+    return [*made, product, become(n, "Exp", (product.name,))]
+
+
 def hard_sigmoid(n: Node, c: Around) -> Nodes | None:
     """max(0, min(1, alpha x + beta)) = clip of an affine map, which then merges with its neighbours."""
     alpha, beta = (np.float64(n.attrs[k]) for k in ("alpha", "beta"))
@@ -151,7 +170,7 @@ def sigmoid(n: Node, c: Around) -> Nodes | None:
 RULES: dict[str, tuple[Local, ...]] = {
     "Div": (softmax, quotient),
     "Mul": (square,),
-    "Pow": (power,),
+    "Pow": (power, two_variables),
     "HardSigmoid": (hard_sigmoid,),
     "LeakyRelu": (leaky,),
     "PRelu": (prelu,),

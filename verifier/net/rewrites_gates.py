@@ -9,10 +9,18 @@ better. With s the common number, a = alpha s the one factor and b = beta g(kapp
     s tanh(softplus(kappa s))      1 / kappa Mish(kappa s)
     s clip(kappa s + h / 2, 0, h)  h / q HardSwish(q s), q = 6 kappa / h, as HardSwish(z) = z clip(z / 6 + 1/2, 0, 1)
 
-All hold in real arithmetic for any kappa that is not 0 (the last for positive ones), so the file's own constant need
-not be the nearest number to 1 / sqrt(2): what it lacks goes into q. The factors become Muls by constants, which
-vanish into neighbours that take them. The spelling of GELU by tanh of a cubic has two constants, and the file's
-roundings of them make a function that no rescaling of Gelu equals; it stays a product.
+    s (1 + tanh(kappa s + mu s^3)) 2 / q TanhGelu(q s), q = kappa / sqrt(2 / pi), up to `off`
+
+All but the last hold in real arithmetic for any kappa that is not 0 (HardSwish: above 0), so the file's own constant
+need not be the nearest number to 1 / sqrt(2): what it lacks goes into q. The factors become Muls by constants, which
+vanish into neighbours that take them.
+
+TanhGelu(z) = z sigmoid(2 c (z + a z^3)), c = sqrt(2 / pi), a = 0.044715, has two constants; those of the file are
+rounded, and no rescaling makes both right. With z = q s the linear terms agree, and mu s^3 = c a (1 + d) z^3 with d =
+mu / (c a q^3) - 1. By the mean value theorem z sigmoid moves by at most |d| times the greatest value of 2 c a z^4
+sigmoid'(xi), xi between the two arguments. With |d| <= 1e-6 these differ by less than 2e-4 for |z| <= 13, so that
+sigmoid' differs by less than a thousandth part, and 2 c a z^4 sigmoid'(2 c (z + a z^3)) < 0.0261 (largest at |z| =
+1.84); for |z| > 13 it is below 1e-60. So the Gelu carries `off` = 0.027 |d|, which its bounds add.
 """
 
 from __future__ import annotations
@@ -31,6 +39,9 @@ class Gate(NamedTuple):
     inner: float
     kind: str
     attrs: dict
+
+
+C, A = math.sqrt(2 / math.pi), 0.044715
 
 
 def multiples(name: str, c: Around) -> list[tuple[float, str]]:
@@ -97,6 +108,41 @@ def as_one(what: str, kappa: float, height: float) -> Gate | None:
     return Gate(height / q, q, "HardSwish", {}) if kappa > 0 else None
 
 
+def cubic(y: str, c: Around) -> tuple[str, float, float] | None:
+    """(s, kappa, mu) of y = kappa s + mu s^3."""
+    for k, t in multiples(y, c):
+        total = c.producer(t, "Add")
+        for line, curve in () if total is None else (total.inputs, total.inputs[::-1]):
+            for mu, cube in multiples(curve, c):
+                s = cubed(cube, c)
+                kappa = next((k1 for k1, t1 in multiples(line, c) if t1 == s), None)
+                if s is not None and kappa is not None and c.shape(s) == c.shape(y):
+                    return s, k * kappa, k * mu
+    return None
+
+
+def cubed(name: str, c: Around) -> str | None:
+    """s for s^3, or s s^2."""
+    n = c.producer(name, "Pow", "Mul")
+    if n is None:
+        return None
+    if n.kind == "Pow":
+        return n.inputs[0] if c.uniform(n.inputs[1]) == 3.0 else None
+    for s, other in (n.inputs, n.inputs[::-1]):
+        square = c.producer(other, "Pow")
+        if square is not None and square.inputs[0] == s and c.uniform(square.inputs[1]) == 2.0:
+            return s
+    return None
+
+
+def tanh_gelu(kappa: float, mu: float) -> Gate | None:
+    """The last row of the table."""
+    q = kappa / C
+    d = mu / (C * A * q**3) - 1 if q > 0 else math.inf
+    off = 0.027 * (abs(d) + 1e-15)
+    return Gate(2 / q, q, "Gelu", {"approximate": "tanh", "off": off}) if abs(d) <= 1e-6 else None
+
+
 def product(n: Node, c: Around) -> Nodes | None:
     """A Mul of a number and a gate of it."""
     if n.dtype.kind != "f" or any(c.value(i) is not None or c.shape(i) != n.shape for i in n.inputs):
@@ -107,6 +153,12 @@ def product(n: Node, c: Around) -> Nodes | None:
             if found is None:
                 continue
             what, y, _, height = found
+            curve = cubic(y, c) if what == "tanh" else None
+            if curve is not None:
+                alpha = next((k for k, t in multiples(a, c) if t == curve[0]), None)
+                gate = None if alpha is None else tanh_gelu(*curve[1:])
+                if gate is not None:
+                    return emit(n, c, curve[0], beta * alpha * gate.factor, gate)
             kappas = {t: k for k, t in reversed(multiples(y, c))}
             match = next(((k, t) for k, t in multiples(a, c) if kappas.get(t)), None)
             gate = None if match is None else as_one(what, kappas[match[1]], height)

@@ -56,7 +56,7 @@ def exchange(n: Node, c: Around) -> Nodes | None:
 
 def scalar(name: str, c: Around) -> str:
     """A constant of one number without axes: it fits any shape."""
-    return name if c.shape(name) == () else c.constant(c.value(name).reshape(-1)[:1].reshape(()), name)
+    return name if c.shape(name) == () else c.constant(c.sure(name).map(lambda v: v.reshape(-1)[:1].reshape(())), name)
 
 
 def column(n: Node, c: Around) -> Nodes | None:

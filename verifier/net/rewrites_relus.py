@@ -23,7 +23,8 @@ import numpy as np
 
 from verifier.net.graph import Node
 from verifier.net.local import Around, Local, Nodes, become
-from verifier.net.rewrites_affine import MAX_WEIGHT, by_column, double, weights
+from verifier.net.rewrites_affine import MAX_WEIGHT, by_column
+from verifier.net.sure import Sure, double
 
 SHARE = 4  # one neuron in so many must be saved
 MAX_POINTS = 64  # breakpoints of a table
@@ -32,6 +33,12 @@ MAX_POINTS = 64  # breakpoints of a table
 def between(n: Node, c: Around) -> Node | None:
     """The Relu between n and what is before, if nobody else reads it."""
     return c.alone(n.inputs[0], "Relu")
+
+
+def weights(n: Node, c: Around) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """W and b of a Linear; None where they are not constant, or not known well."""
+    w, b = c.value(n.inputs[1]), c.value(n.inputs[2]) if n.inputs[2] else None
+    return None if w is None or (b is None and n.inputs[2]) else (w, b)
 
 
 def opposite_pairs(w: np.ndarray, b: np.ndarray | None) -> list[tuple[int, int]]:
@@ -82,9 +89,10 @@ def undo_splitting(n: Node, c: Around) -> Nodes | None:
     """Linear, Relu, Linear with opposite neurons."""
     r = between(n, c)
     q = None if r is None else c.alone(r.inputs[0], "Linear")
-    if q is None or not c.room:
-        return None
-    (w, b), (v, _) = weights(q, c), weights(n, c)
+    ends = None if q is None or not c.room else (weights(q, c), weights(n, c))
+    if ends is None or None in ends or not all(c.sure(i).known for i in (*q.inputs[1:], n.inputs[1]) if i):
+        return None  # opposite as computed need not be opposite
+    (w, b), (v, _) = ends
     if w.size > MAX_WEIGHT or w.shape[1] < 2:
         return None
     pairs = opposite_pairs(w, b)
@@ -97,8 +105,9 @@ def undo_splitting(n: Node, c: Around) -> Nodes | None:
     relus = np.flatnonzero(kept)
     partner = np.full(len(v), -1)
     partner[first] = second
-    bent_rows, with_partner = double(v[relus]), partner[relus] >= 0
-    bent_rows[with_partner] += double(v[partner[relus][with_partner]])
+    sure, paired = c.sure(n.inputs[1]), partner[relus] >= 0
+    other = sure.map(lambda t: np.where(paired[:, None], t[partner[relus]], 0))
+    bent_rows = sure.map(lambda t: t[relus]).plus(other)
     passed = v[second].any(1)
     first, second = first[passed], second[passed]
     bias = n.inputs[2]
@@ -114,7 +123,7 @@ def undo_splitting(n: Node, c: Around) -> Nodes | None:
 
 
 def joined(
-    n: Node, c: Around, q: Node, made: list[Node], units: np.ndarray, v: np.ndarray, bias: str, relu: bool
+    n: Node, c: Around, q: Node, made: list[Node], units: np.ndarray, v: np.ndarray | Sure, bias: str, relu: bool
 ) -> Node:
     """Some units of q, through Relu or straight, times v, plus a bias: appended to `made`, the last node handed out."""
     w, b = weights(q, c)
@@ -131,8 +140,11 @@ def lookup(n: Node, c: Around) -> Nodes | None:
     """Linear (k -> 1) of Relus that all read one entry: x (…, 1) plus a constant (k,), or a Linear (1 -> k)."""
     r = between(n, c)
     q = None if r is None else c.alone(r.inputs[0], "Linear", "Add", "Sub")
-    v, c0 = weights(n, c)
-    found = None if q is None or v.shape[1] != 1 else units(q, len(v), c)
+    own = None if q is None else weights(n, c)
+    if own is None:
+        return None
+    v, c0 = own
+    found = None if v.shape[1] != 1 else units(q, len(v), c)
     if found is None or not 2 <= len(v) <= MAX_POINTS:
         return None
     x, w, b = found
@@ -145,7 +157,7 @@ def lookup(n: Node, c: Around) -> Nodes | None:
 def units(q: Node, k: int, c: Around) -> tuple[str, np.ndarray, np.ndarray] | None:
     """x, w, b of q's last axis as w x + b with x (…, 1)."""
     if q.kind == "Linear":
-        w, b = weights(q, c)
+        w, b = weights(q, c) or ((), None)
         return (q.inputs[0], double(w[0]), np.zeros(k) if b is None else double(b)) if len(w) == 1 else None
     a, t = q.inputs
     if c.value(a) is not None and c.value(t) is None:

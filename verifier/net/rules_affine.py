@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from verifier.net.draft import RULES, Draft, Dynamic, Raw, normal_axis, reduced
+from verifier.net.sure import Sure
 
 
 def emit_linear(g: Draft, x: str, w: np.ndarray, b: str, name: str) -> str:
@@ -158,9 +159,10 @@ def batch_normalization(n: Raw, g: Draft) -> None:
     """gamma (x - mean) / sqrt(var + epsilon) + beta as scale x + shift."""
     if n.attrs.get("training_mode", 0) or n.attrs.get("spatial", 1) == 0:
         raise Dynamic("statistics of the batch")
-    gamma, beta, mean, var = (g.value(i).astype(np.float64) for i in n.inputs[1:5])
-    scale = gamma / np.sqrt(var + np.float64(n.attrs.get("epsilon", 1e-5)))
-    names = g.constant(scale, n.inputs[1]), g.constant(beta - mean * scale, n.inputs[2])
+    gamma, beta, mean, var = (Sure.of(g.value(i).astype(np.float64)) for i in n.inputs[1:5])
+    scale = gamma.over(var.plus(Sure.of(np.float64(n.attrs.get("epsilon", 1e-5)))).root())
+    shift = beta.plus(mean.times(scale).negated())
+    names = g.constant(scale, n.inputs[1]), g.constant(shift, n.inputs[2])
     g.emit("BatchNormalization", (n.inputs[0], *names), n.outputs[0])
 
 
@@ -179,9 +181,7 @@ def emit_standardised(g: Draft, x: str, axes: tuple[int, ...], epsilon: float, c
 
 def emit_scaled(g: Draft, x: str, scale: str, shift: str, name: str, shape: tuple[int, ...] | None = None) -> None:
     """scale x + shift; either may be '', and constants are first brought to `shape`."""
-    factors = [
-        g.constant(g.value(c).reshape(shape), c) if c and shape is not None else c for c in (scale, shift)
-    ]
+    factors = [g.constant(g.value(c).reshape(shape), c) if c and shape is not None else c for c in (scale, shift)]
     if factors[0]:
         x = g.emit("Mul", (x, factors[0]), "" if factors[1] else name, g.shapes[name])
     if factors[1]:

@@ -25,6 +25,7 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   Max Min                a, b                numpy broadcasting; longer lists become chains, a single one vanishes
   MaxJoin                b, r, a             b + r, where r = relu(a - b) (broadcasting): the maximum of a and b
   MinJoin                a, r, b             a - r, where r = relu(a - b): the minimum of a and b
+  Share                  i, u                i / u, which lies in [0, 1] (`verifier.net.rewrites_shares`); 0 for i <= 0
   Equal Less Greater     a, b                likewise; also LessOrEqual GreaterOrEqual And Or Xor, and Not with one
                                              input. Of two floats that both depend on x, an order is that of their
                                              difference and 0
@@ -33,7 +34,7 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
                                              Floor Ceil Round Erf Softplus Softsign HardSwish Mish Asin Acos Atan
                                              Sinh Cosh Asinh Acosh Atanh IsNaN
   LeakyRelu Elu Celu     x                   alpha; also ThresholdedRelu (alpha), Selu (alpha, gamma), HardSigmoid
-                                             (alpha, beta), Gelu (approximate: 'none' or 'tanh'), Shrink (bias,
+                                             (alpha, beta), Gelu (approximate: 'none' or 'tanh', off), Shrink (bias,
                                              lambd), Swish (alpha)
   Table                  x                   points (ascending), slopes (one more), value: floats. Piecewise linear
                                              with these slopes between the points and `value` at the first
@@ -90,12 +91,12 @@ merged and replaced, exactly in real arithmetic, each rewrite saying why. What f
   affine       no Sub of a constant (Add). Maps entry by entry with constants are inside a neighbouring Linear, Conv or
                ConvTranspose, and one after another are one, as far as nobody reads what lies between. A Linear after a
                Linear is one where that is no larger; two of one tensor that are added are one
-  numbers      no Div by a variable (Mul by a Reciprocal), except of integers; no Mul of a tensor by itself; no Pow to
-               1, 1/2, -1 (Sqrt, Reciprocal); no HardSigmoid (Mul, Add, Clip); no Clip to [0, inf) (Relu); clippings in
-               a row are one. Softmax, Softplus, Sigmoid, Gelu by erf, Swish, Mish and HardSwish are so however they are
-               spelled
+  numbers      no Div by a variable (Mul by a Reciprocal; an overlap over a union is a Share), except of integers; no
+               Mul of a tensor by itself; no Pow to 1, 1/2, -1 (Sqrt, Reciprocal); no HardSigmoid (Mul, Add, Clip); no
+               Clip to [0, inf) (Relu); clippings in a row are one. Softmax, Softplus, Sigmoid, Gelu by erf, Swish, Mish
+               and HardSwish are so however they are spelled
   extremes     no Max or Min of floating-point numbers (Sub, Relu, MaxJoin or MinJoin; with finite constants Add, Relu,
-               Add), no MaxPool, ReduceMax and ReduceMin over up to 9 entries, while the graph is small
+               Add), no MaxPool, ReduceMax, ReduceMin and ReduceProd over up to 9 entries, while the graph is small
   ReLUs        no pairs of opposite neurons between two Linears, where they are many; sums of ReLUs of one number are
                Tables
   products     no Einsum of two variables that is a MatMul or Mul of them (with Transposes and Reshapes); no MatMul of a
@@ -136,6 +137,7 @@ from verifier.net import rewrites_functions as functions
 from verifier.net import rewrites_gates as gates
 from verifier.net import rewrites_moves as moves
 from verifier.net import rewrites_relus as relus
+from verifier.net import rewrites_shares as shares
 from verifier.net import rules_affine, rules_moves, rules_other, rules_recurrent, rules_resize  # noqa: F401
 from verifier.net.draft import Draft, Raw
 from verifier.net.graph import Network, Tensor
@@ -172,7 +174,8 @@ def simplify(
     used = {i for n in draft.nodes for i in n.inputs}
     constants = {name: value for name, value in draft.values.items() if name in used}
     places = tuple(Tensor(o, draft.shapes[o], draft.dtypes[o]) for o in outputs)
-    return Network(inputs, tuple(draft.nodes), constants, places, draft.opset, source)
+    errors = {name: e for name, e in draft.errors.items() if name in constants and name in draft.rough}
+    return Network(inputs, tuple(draft.nodes), constants, places, draft.opset, source, errors)
 
 
 def settle(g: Draft, roots: frozenset[str], rewrite: bool) -> None:
@@ -315,6 +318,7 @@ REST = joined(
     moves.RULES,
     affine.FIRST,
     affine.LAST,
+    shares.RULES,
     functions.RULES,
     gates.RULES,
     extremes.RULES,

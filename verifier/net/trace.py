@@ -178,15 +178,17 @@ def live_nodes(graph: onnx.GraphProto, roots: tuple[str, ...]) -> list[onnx.Node
 def refuse_unknown(nodes: list[onnx.NodeProto], opset: int, domains: dict[str, int]) -> None:
     """Lists the operators that hold graphs, that ONNX does not define at this opset, or that belong to no imported
     domain."""
-    unknown = []
+    unknown, reasons = [], []
     for n in nodes:
         domain = "" if n.domain == "ai.onnx" else n.domain
         inner = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in n.attribute)
         if inner or (domain == "" and not onnx.defs.has(n.op_type)) or (domain and domain not in domains):
             version = domains.get(domain, 0) if domain else opset
+            why = "it holds graphs" if inner else "its domain is not imported" if domain else "not an operator of ONNX"
             unknown.append((n.name or next(iter(n.output), ""), n.op_type, version, None))
+            reasons.append(why)
     if unknown:
-        raise UnsupportedError("model", unknown)
+        raise UnsupportedError("model", unknown, reasons)
 
 
 def checked_dims(name: str, dims: Any) -> Shape:

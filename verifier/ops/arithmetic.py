@@ -45,14 +45,13 @@ DERIVED = 8
 
 
 def derived(site: Site, *slots: int) -> int:
-    """Terms for constants of a float32 model that rewrites computed in float64: they are off by a few roundings of
-    float64 themselves, which must count when that is the working precision; plus `rounded`.
-
-    (Sums in which much cancels, as in a product of two matrices, may be off by more than that of what is left.)
+    """Terms for constants that rewrites may have computed in float64: they are off by up to DERIVED roundings of it
+    (`HARMLESS` in `verifier.net.sure`), which must count when that is the working precision; plus `rounded`. What is
+    off by more has its own error (`Affine.doubt`).
     """
     values = (site.constants[i] for i in slots if i < len(site.constants))
     wide = any(v is not None and v.dtype == np.float64 for v in values)
-    return rounded(site, *slots) + (DERIVED if wide and site.out_dtype == np.float32 else 0)
+    return rounded(site, *slots) + (DERIVED if wide else 0)
 
 
 class Total(Affine):
@@ -90,12 +89,18 @@ class Total(Affine):
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         return tuple(unbroadcast(a if sign > 0 else -a, s) for sign, s in zip(self.signs, self.in_shapes))
 
+    def doubt(self, *rs: Tensor) -> Tensor | None:
+        errors = [e for i in range(len(self.site.errors)) if (e := self.site.error(i)) is not None]
+        return sum(errors).expand(rs[0].shape[0], *self.out_shape) if errors else None
+
     def within(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
         """x + c >= c for x >= 0: rounding must not cost a sign that a root or a logarithm above depends on."""
         if self.c is None or self.signs != [1]:
             return None
         c = self.c.to(self.site.dtype)
         least = c - 4 * torch.finfo(c.dtype).eps * c.abs()
+        for i in range(len(self.site.errors)):
+            least = least if self.site.error(i) is None else least - self.site.error(i)
         l = lift(boxes[0][0], self.rank)
         low = torch.where(l >= 0, least, -torch.inf).expand(l.shape[0], *self.out_shape)
         return low, torch.full_like(low, torch.inf)
@@ -141,6 +146,10 @@ class Scale(Affine):
     def absolute(self, r: Tensor) -> Tensor:
         return self._times(lift(r, self.rank), self.magnitude)
 
+    def doubt(self, *rs: Tensor) -> Tensor | None:
+        error = self.site.error(1 - self.site.variable[0])
+        return None if error is None else lift(rs[0], self.rank) * error
+
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         return (unbroadcast(self._times(a, self.k), self.in_shapes[0]),)
 
@@ -149,7 +158,7 @@ class Scale(Affine):
 
 
 class Shrunk(Scale):
-    """y = x / k, k constant without zeros."""
+    """y = x / k, k constant without zeros, known to a few roundings (rewrites make no others)."""
 
     def _times(self, x: Tensor, k: Tensor) -> Tensor:
         return x / k
@@ -157,6 +166,8 @@ class Shrunk(Scale):
 
 class Entrywise(Opaque):
     """A function of several operands entry by entry; they broadcast, and some may be constant."""
+
+    lacks = "operands that depend on the input where bounds need a constant, or a constant that is not finite"
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -173,6 +184,8 @@ class Entrywise(Opaque):
 
 class Ratio(Entrywise):
     """y = a / b where b depends on x or has zeros."""
+
+    lacks = "a divisor that depends on the input, or has zeros"
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a / b
@@ -210,6 +223,11 @@ class BatchNormalization(Affine):
 
     def absolute(self, r: Tensor) -> Tensor:
         return r * self.scale.abs()
+
+    def doubt(self, *rs: Tensor) -> Tensor | None:
+        errors = self.site.error(1), self.site.error(2)
+        scale, shift = (0.0 if e is None else e.reshape(self.scale.shape) for e in errors)
+        return None if errors == (None, None) else rs[0] * scale + shift
 
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         return (a * self.scale,)

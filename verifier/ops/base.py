@@ -17,7 +17,8 @@ Rounding. Real arithmetic is bounded with floating point, so every method adds a
 `terms`, the largest number of products that one entry of `forward` or `adjoint` sums, and `absolute`, |M| applied to
 magnitudes. With unit round-off u, a sum of m products is off by at most gamma_m = m u / (1 - m u) times the sum of
 absolute products, in any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section
-3.1). Constants that were derived in float64 and rounded once count as one more term.
+3.1). Constants that were derived in float64 and rounded once count as more terms; what they are off by beyond that,
+where sums cancelled, is said by `doubt`.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Site:
     dtype: torch.dtype
     device: torch.device
     out_dtype: np.dtype = np.dtype(np.float32)
+    errors: tuple[np.ndarray | None, ...] = ()  # what constants[i] may be off by beyond a few roundings, entry by entry
 
     @property
     def variable(self) -> tuple[int, ...]:
@@ -76,6 +78,16 @@ class Site:
             return None
         value = torch.from_numpy(np.array(self.constants[i]))  # a copy: ONNX hands out read-only views
         return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+
+    def error(self, i: int) -> Tensor | None:
+        """What input i's constant may be off by (see `Affine.doubt`) in the working dtype, rounded up; None: nothing
+        beyond what `terms` counts.
+        """
+        if i >= len(self.errors) or self.errors[i] is None:
+            return None
+        info = torch.finfo(self.dtype)
+        error = torch.from_numpy(np.array(self.errors[i])).to(self.device, self.dtype)
+        return error * (1 + 4 * info.eps) + info.tiny * (error > 0)
 
     def has(self, i: int) -> bool:
         return i < len(self.shapes) and self.shapes[i] is not None
@@ -97,7 +109,9 @@ class Operator:
 
 
 class Opaque(Operator):
-    """Forward only: no bounds yet."""
+    """Forward only: no bounds yet. `lacks` says in which case, or what bounds would need."""
+
+    lacks = "nothing bounds it yet"
 
 
 class Affine(Operator):
@@ -123,6 +137,12 @@ class Affine(Operator):
         Without c.
         """
         raise NotImplementedError
+
+    def doubt(self, *rs: Tensor) -> Tensor | None:
+        """sum_i E_i r_i + e for r_i >= |x_i| (N, *in_shape_i), where the true matrices lie in M_i ± E_i, c in c ± e:
+        how far off the result is, apart from the roundings that `terms` counts. None: not at all.
+        """
+        return None
 
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         """a (N, *out_shape) to (a M_i) (N, *in_shape_i) for every variable input i."""

@@ -11,8 +11,8 @@ So p has the shape of b and q that of a, and rows are pulled through by two cont
 Why sound: a b - p a - q b = (a - q)(b - p) - p q. Below, q - al <= (1 - r) s and au - q <= r s, and the same for b, p
 and t (s, t the widths, rounded up). Where the product of the differences is negative, it is at least -r (1 - r) s t;
 above, with r and 1 - r exchanged in a, it is at most r (1 - r) s t. The offsets -sum (p q) -+ r (1 - r) sum (s t) are
-formed in float64 and moved outward by what that and the last rounding lose. r = 1/2 is the default: both sides then
-share their slopes, and one contraction serves both signs of a row.
+formed in float64 and moved outward by what that and the last rounding lose. Where neither operand keeps its sign, r is
+1/2 (`near_ends`): both sides then share their slopes, and one contraction serves both signs of a row.
 
 An interval's ends are sums of products' ends, formed in blocks.
 
@@ -86,6 +86,17 @@ def between(l: Tensor, u: Tensor, r: float) -> tuple[Tensor, Tensor]:
         s = torch.maximum(s, (u - q) / r)
     info = torch.finfo(l.dtype)
     return q, torch.where(s > 0, s * (1 + 4 * info.eps) + info.tiny, 0.0)
+
+
+def near_ends(a: Box, b: Box) -> tuple[float, float]:
+    """The mixture (r below, r above) to start from.
+
+    All mixtures enclose the same volume, but what the slopes multiply is loose already. Where an operand keeps its sign
+    (as weights of a mean do: the results of a softmax), the other one's slope on both sides is the operand's end nearer
+    to 0, the smallest slope there is; else the middle.
+    """
+    ends = (((1.0, 0.0), a[0] >= 0), ((0.0, 1.0), a[1] <= 0), ((1.0, 1.0), b[0] >= 0), ((0.0, 0.0), b[1] <= 0))
+    return next((mix for mix, kept in ends if bool(kept.all())), (0.5, 0.5))
 
 
 class ContractionPlanes(Planes):
@@ -185,7 +196,7 @@ class Contraction(Joint):
         return outward(low.to(a[0].dtype).reshape(shape), high.to(a[0].dtype).reshape(shape), 2)
 
     def relax(self, *boxes: Box) -> Planes:
-        return self.planes(boxes)
+        return self.planes(boxes, near_ends(*boxes))
 
     def planes(self, boxes: tuple[Box, ...], mix: tuple[float, float] = (0.5, 0.5)) -> Planes:
         """The planes for mixtures r of the lower and of the upper side."""

@@ -110,6 +110,25 @@ class Weighted(Sliding):
         self.window = Window(site, tuple(self.weight.shape[2:]))
         self.rounded = derived(site, 1, 2)
 
+    def doubt(self, *rs: Tensor) -> Tensor | None:
+        weight, bias = self.site.error(1), self.site.error(2)
+        if weight is None and bias is None:
+            return None
+        by_weight = 0.0 if weight is None else self.through(rs[0], weight, None)
+        tail = (1,) * self.window.rank
+        total = by_weight + (0.0 if bias is None else bias.reshape(-1, *tail))
+        return total.expand(rs[0].shape[0], *self.out_shape)
+
+    def through(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The map with another weight and bias."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.through(x, self.weight, self.bias)
+
+    def absolute(self, r: Tensor) -> Tensor:
+        return self.through(r, self.magnitude, None)
+
     def _merged(self, step, x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
         return step(x.flatten(0, 1), weight, bias).reshape(x.shape[0], *shape)
 
@@ -128,11 +147,8 @@ class Conv(Weighted):
         back = out // self.groups * taps(w.kernel, w.strides, w.dilations)
         self.terms = (per_group * prod(w.kernel) + (self.bias is not None) + self.rounded, back + self.rounded)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._merged(self.slide, x, self.weight, self.bias, self.out_shape)
-
-    def absolute(self, r: Tensor) -> Tensor:
-        return self._merged(self.slide, r, self.magnitude, None, self.out_shape)
+    def through(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._merged(self.slide, x, weight, bias, self.out_shape)
 
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         return (self._merged(self.spread, a, self.weight, None, self.in_shapes[0]),)
@@ -149,11 +165,8 @@ class ConvTranspose(Weighted):
         forward = c_in // self.groups * taps(w.kernel, w.strides, w.dilations)
         self.terms = (forward + (self.bias is not None) + self.rounded, per_group * prod(w.kernel) + self.rounded)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._merged(self.spread, x, self.weight, self.bias, self.out_shape)
-
-    def absolute(self, r: Tensor) -> Tensor:
-        return self._merged(self.spread, r, self.magnitude, None, self.out_shape)
+    def through(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._merged(self.spread, x, weight, bias, self.out_shape)
 
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         return (self._merged(self.slide, a, self.weight, None, self.in_shapes[0]),)

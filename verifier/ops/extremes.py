@@ -231,6 +231,8 @@ class Min(OfTwo):
 class Endless(Entrywise):
     """Either, where a constant is not finite."""
 
+    lacks = "a constant that is not finite"
+
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.maximum(a, b) if self.site.kind == "Max" else torch.minimum(a, b)
 

@@ -146,11 +146,15 @@ class Gelu(Gate):
 
 
 class TanhGelu(Gate):
-    """x sigmoid(2 c (x + a x^3)), c = sqrt(2 / pi), a = 0.044715."""
+    """x sigmoid(2 c (x + a x^3)), c = sqrt(2 / pi), a = 0.044715, and what lies within `off` of it."""
 
     least = (-0.75246142207101625849, -0.17004075057125405064)
     inflections = (-1.4185040087908283555, 1.4185040087908283555)
     reach = 13.0
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.fuzz = site.attrs.get("off", 0.0) / torch.finfo(site.dtype).eps
 
     def f(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate="tanh")
@@ -171,6 +175,8 @@ def swish(site: Site) -> Operator:
 
 class AnySwish(Opaque):
     """x sigmoid(alpha x) for alpha that is not above 0: without bounds."""
+
+    lacks = "an alpha that is not above 0"
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(self.site.attrs["alpha"] * x)

@@ -23,6 +23,8 @@ from verifier.ops.rank import number_type
 class Computed(Operator):
     """Subclasses give `compute`, which sees all operands (N, *shape) in the file's order, None where absent."""
 
+    lacks = "its shape, starts or ends are computed from the network's input"
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.fixed = [site.constant(i) for i in range(len(site.shapes))]

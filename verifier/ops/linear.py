@@ -43,6 +43,12 @@ class Linear(Affine):
     def absolute(self, r: Tensor) -> Tensor:
         return r @ self.magnitude
 
+    def doubt(self, *rs: Tensor) -> Tensor | None:
+        weight, bias = self.site.error(1), self.site.error(2)
+        if weight is None:
+            return None if bias is None else bias.expand(rs[0].shape[0], *self.out_shape)
+        return rs[0] @ weight + (0.0 if bias is None else bias)
+
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         x = a.flatten(0, -2) @ self.weight.T
         return (x if a.ndim == 2 else x.reshape(*a.shape[:-1], x.shape[-1]),)

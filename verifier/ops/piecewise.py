@@ -48,6 +48,9 @@ class PiecewiseLinear(Pointwise):
         exact = (self._piece(l, u) == s) & self._through_origin(l, u)
         return torch.where(exact, 0.0, low), torch.where(exact, 0.0, high)
 
+    def end_slopes(self, l: Tensor, u: Tensor) -> list[Tensor]:
+        return [self._slope_at(l), self._slope_at(u)]
+
     def typical_slope(self, l: Tensor, u: Tensor) -> Tensor:
         """The mean size of the slopes at both ends, or the chord's where both ends are flat.
 
@@ -146,6 +149,8 @@ def prelu(site: Site) -> Operator:
 
 class VariablePRelu(Entrywise):
     """x above 0, slope x below, where the slope depends on x too or where x is repeated. Without bounds."""
+
+    lacks = "a slope that depends on the input, or that repeats it"
 
     def combine(self, x: Tensor, slope: Tensor) -> Tensor:
         return torch.where(x >= 0, x, slope * x)

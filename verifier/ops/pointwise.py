@@ -98,6 +98,15 @@ class Pointwise(Nonlinear):
         """Where a bridge may be better than every candidate: bool like l."""
         return u > l
 
+    def end_slopes(self, l: Tensor, u: Tensor) -> list[Tensor]:
+        """Slopes of f at l and at u, where they say something: hints for free lines, which are sound for any slope."""
+        return []
+
+    @property
+    def uniform(self) -> bool:
+        """Whether f is the same function at every entry, so that lines may be drawn for any choice of entries."""
+        return all(c is None or c.size <= 1 for c in self.site.constants)
+
     def within(self, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """The part of [l, u] where f can be evaluated; where there is none, any interval where it can."""
         return l, u
@@ -287,6 +296,10 @@ class Curved(Pointwise):
 
     def loose(self, l: Tensor, u: Tensor) -> Tensor:
         return u > l
+
+    def end_slopes(self, l: Tensor, u: Tensor) -> list[Tensor]:
+        l, u = self.within(l, u)
+        return [self.slope(l), self.slope(u)]
 
     def bends(self, l: Tensor, u: Tensor) -> Tensor:
         return torch.stack([(l < t) & (u > t) for t in self.turns]).any(0) if self.turns else u > l

@@ -167,6 +167,8 @@ class Patchwork(Pointwise):
 class VariablePower(Entrywise):
     """a^b where no bounds are known: both depend on x, or one is repeated. Powers of integers go through float64."""
 
+    lacks = "base and exponent both depend on the input, or the constant one is of a kind without bounds"
+
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         if a.is_floating_point():
             return torch.pow(a, b.to(a.dtype))

@@ -71,6 +71,8 @@ def mccormick(a: Box, b: Box, mix: tuple[float | Tensor, float | Tensor] = (0.5,
 class Infinite(Entrywise):
     """y = a b where a constant factor is not finite."""
 
+    lacks = "a constant factor that is not finite"
+
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a * b
 

@@ -19,25 +19,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.attack.pgd import Attack, Found
+from verifier.bounds.backward import concretise
 from verifier.bounds.chunks import Limits, bound_rows
 from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
 from verifier.bounds.targets import Picked, Targets, best_rows
 from verifier.branching import HEURISTICS
+from verifier.clip.constraints import Halfspaces
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.problem import Problem
 from verifier.result import Verdict, Witness
+from verifier.search.clipper import Clipper
 from verifier.search.domains import Domains, Pool, split
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
+FAIR = 128  # domains from which the measured rate counts, or the time that they would take at that rate
+SAMPLE = 128  # domains on which deep clipping is weighed
 PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
@@ -82,6 +87,7 @@ class Search:
         self.method = "crown" if config.bounds.method == "auto" else config.bounds.method
         self.undecided = config.bounds.method == "auto" and parts.program.n_in <= FEW_DIMENSIONS
         self.pool = Pool(parts.memory)
+        self.clipper = Clipper(config.clip, parts.trusted or parts.program.dtype == torch.float64)
         self.witness: Witness | None = None
         self.unsplittable = 0
         self.seconds = {"attack": 0.0, "bounds": 0.0, "replay": 0.0}
@@ -115,7 +121,7 @@ class Search:
             else:
                 break
             self._round(children)
-            if self.undecided and len(self.pool):
+            if self.undecided and len(self.pool) and self._measured():
                 self._choose_method()
             if at >= len(fresh) and len(self.pool):
                 self._attack(self.config.attack.share)
@@ -172,7 +178,7 @@ class Search:
             keep = torch.ones(len(children), dtype=torch.bool, device=whole.device)
             keep[torch.nonzero(whole).squeeze(1)] = False  # an unsplit parent stands at its own place among them
             children = children.take(keep)
-        return children
+        return self.clipper.children(children)
 
     def _round(self, children: Domains) -> None:
         if not len(children):
@@ -200,6 +206,10 @@ class Search:
             "worst bound": float(pool.held.score.min()) if len(pool) else 0.0,
         }
         self.listener(Event("search", "round", facts))
+
+    def _measured(self) -> bool:
+        """Whether the rate says something: a handful of domains is bounded no faster than one."""
+        return self.stats["domains"] >= FAIR or self.seconds["bounds"] > FAIR / SLOW
 
     def _choose_method(self) -> None:
         """Where the backward method is slow, measures whether forward planes close domains faster, and keeps the
@@ -244,8 +254,9 @@ class Search:
         """
         targets = self.parts.targets
         picked = targets.pick(domains.region, domains.open)
+        p, within = self.parts, self._within(domains, picked)
         bounds = bound_rows(
-            self.parts.program, domains.lower, domains.upper, targets.coef, picked.row, self.method, self.parts.limit
+            p.program, domains.lower, domains.upper, targets.coef, picked.row, self.method, p.limit, within
         )
         lb = bounds.lb.double() + picked.const
         closed = targets.refuted(picked, lb)
@@ -257,25 +268,25 @@ class Search:
                 doubt, open = doubt | (domains.open & closed).any(1), domains.open.clone()
             doubt = torch.nonzero(doubt).squeeze(1)
             if len(doubt):
-                open[doubt] &= ~self._closed_in_float64(domains.take(doubt), open[doubt])
+                some = None if within is None else within.at(doubt).double()
+                open[doubt] &= ~self._closed_in_float64(domains.take(doubt), open[doubt], some)
         alive = torch.nonzero(open.any(1)).squeeze(1)
         if not len(alive):
             return domains.take(alive), domains.lower[alive], domains.region[alive]
-        kept = Domains(
-            domains.lower[alive],
-            domains.upper[alive],
-            domains.region[alive],
-            open[alive],
-            domains.score[alive],
-            domains.prefer[alive],
-        )
-        picked = Picked(
-            picked.row[alive],
-            picked.const[alive],
-            picked.slot[alive],
-            picked.real[alive] & kept.open.gather(1, picked.slot[alive]),
-        )
-        lb, plane = lb[alive], bounds.plane[alive]
+        kept = domains.take(alive)
+        kept.open = open[alive]
+        if self.clipper.level:
+            kept = self.clipper.fresh(kept, picked.at(alive), bounds.at(alive))
+            kept.open = kept.open & ~self.clipper.refuted(kept)
+            kept, left = self.clipper.shrink(kept)
+            alive = alive[left]
+            if not len(alive):
+                return kept, kept.lower, kept.region
+        picked, lb, bounds = picked.at(alive), lb[alive], bounds.at(alive)
+        picked = replace(picked, real=picked.real & kept.open.gather(1, picked.slot))
+        plane = bounds.plane
+        if self.clipper.level:  # the boxes are smaller now
+            lb = torch.maximum(lb, concretise(plane, kept.lower, kept.upper) + bounds.bias + picked.const)
         kept.score, speaker = best_rows(picked, lb, kept.open)
         points = torch.where(
             plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1) > 0,
@@ -283,15 +294,32 @@ class Search:
             kept.upper,
         )
         scale = self.scale.unsqueeze(0)
-        preference = self.score(kept.lower, kept.upper, scale, bounds.slope[alive], lb, picked, targets.n_slots)
+        preference = self.score(kept.lower, kept.upper, scale, bounds.slope, lb, picked, targets.n_slots)
         middle = kept.lower + (kept.upper - kept.lower) / 2
         narrow = ~((middle > kept.lower) & (middle < kept.upper))  # cannot be halved in this precision
         preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))
         kept.prefer = torch.topk(preference, kept.prefer.shape[1], dim=1).indices
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
 
-    def _closed_in_float64(self, domains: Domains, open: Tensor) -> Tensor:
-        """Disjuncts (D, K) that float64 refutes."""
+    def _within(self, domains: Domains, picked: Picked) -> Halfspaces | None:
+        """The half-spaces to bound within, if that pays: now and then a few domains are bounded both ways."""
+        within = self.clipper.within(domains)
+        if within is None:
+            return None
+        if self.clipper.due():
+            some = torch.nonzero((within.g != 0).flatten(1).any(1)).squeeze(1)[:SAMPLE]
+            few, rows, p, scores = domains.take(some), picked.at(some), self.parts, []
+            for planes in (None, within.at(some)):
+                b = bound_rows(p.program, few.lower, few.upper, p.targets.coef, rows.row, self.method, p.limit, planes)
+                scores.append(best_rows(rows, b.lb.double() + rows.const, few.open)[0])
+            self.clipper.weigh(*scores)
+        if not self.clipper.deep:
+            return None
+        self.clipper.stats["bounded within half-spaces"] += int((within.g != 0).flatten(1).any(1).sum())
+        return within
+
+    def _closed_in_float64(self, domains: Domains, open: Tensor, within: Halfspaces | None) -> Tensor:
+        """Disjuncts (D, K) that float64 refutes, within half-spaces."""
         if self.fine is None:
             p = self.parts
             self.fine = (
@@ -309,6 +337,7 @@ class Search:
             picked.row,
             self.method,
             self.parts.limit,
+            within,
         )
         return targets.refuted(picked, bounds.lb + picked.const)
 
@@ -390,4 +419,5 @@ class Search:
                 Verdict.UNKNOWN,
                 f"limit of {self.config.search.max_rounds} rounds reached; {count}; raise search.max_rounds",
             )
-        return Outcome(verdict, reason, self.witness, dict(self.seconds), dict(self.stats))
+        stats = {**self.stats, **self.clipper.stats}
+        return Outcome(verdict, reason, self.witness, dict(self.seconds), stats)

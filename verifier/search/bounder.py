@@ -17,12 +17,15 @@ from verifier.bounds.certify import Certifier
 from verifier.bounds.chunks import workers
 from verifier.bounds.dual import Optimised, Settings, optimise
 from verifier.bounds.program import Program
-from verifier.bounds.relaxation import ColumnLines, Multipliers, Relaxation, Start
+from verifier.bounds.relaxation import NARROW, ColumnLines, Multipliers, Relaxation, Start
+from verifier.bounds.rootplanes import RootPlanes
 from verifier.bounds.targets import Targets
 from verifier.bounds.trace import Trace
 from verifier.bounds.walk import Pass
 from verifier.branching.view import View
 from verifier.ops.base import size
+from verifier.ops.piecewise import PiecewiseLinear
+from verifier.ops.pointwise import Pointwise
 from verifier.search.cases import Cases
 
 CHUNK_BYTES = 2 << 20  # of one coefficient tensor on a CPU
@@ -68,9 +71,11 @@ class Bounder:
         self.certifier = Certifier(self.relaxation, fine)
         self.heuristic = heuristic
         self.bias = self._constants()
+        self.point = middle
         program = trace.program
         widest = max(size(s) for s in program.shapes)
         self.chunk = max(4, chunk_bytes // (widest * trace.boxes[0][0].element_size()))
+        self.planes = RootPlanes(self.relaxation, self.chunk)
 
     def _constants(self) -> Tensor:
         """Per column the constant of the affine step before it."""
@@ -105,10 +110,11 @@ class Bounder:
         keep = torch.nonzero(~refuted).squeeze(1)
         kept = cases.take(keep)
         lb, m = found.lb[keep].double(), found.multipliers
-        kept.alpha, kept.beta, kept.weights = m.alpha[keep].half(), m.beta[keep], m.weights[keep]
+        kept.alpha, kept.upper = (t[keep].clamp(-6e4, 6e4).half() for t in (m.alpha, m.upper))
+        kept.beta, kept.weights = m.beta[keep], m.weights[keep]
         kept.score = torch.maximum(torch.where(torch.isfinite(lb), lb, -1e30), kept.score).clamp(max=0.0)
         if len(keep):
-            kept.prefer = self._ranked(kept, found.coef[keep], found.z[keep], preferred)
+            self._rank(kept, found.coef[keep], found.z[keep], preferred)
         figures = {"overturned by float64": overturned, "optimiser steps": found.steps * len(cases)}
         seconds = {"optimising": middle - begin, "certifying": end - middle, "branching": time.monotonic() - end}
         return Bounded(kept, found.x[keep], figures, seconds)
@@ -129,42 +135,161 @@ class Bounder:
         refuted[hopeful] = torch.isfinite(lb) & (lb > 0)
         return refuted, len(hopeful) - int(refuted.sum())
 
-    def _ranked(self, kept: Cases, coef: Tensor, z: Tensor, count: int) -> Tensor:
-        """The columns to split (N, count), best first; -1 where there are fewer."""
+    def _rank(self, kept: Cases, coef: Tensor, z: Tensor, count: int) -> None:
+        """Fills in the columns to split and where (N, count), best first; -1 where there are fewer."""
         r, dtype = self.relaxation, coef.dtype
+        l, u = kept.splits.boxes(r.lower, r.upper)
         free = r.splittable.expand(len(kept), -1).clone()
         row, j = torch.nonzero(kept.column >= 0, as_tuple=True)
-        free[row, kept.column[row, j]] = False
+        column = kept.column[row, j]
+        wide = u - l > NARROW * (r.upper - r.lower)
+        free[row, column] = r.is_curve[column] & wide[row, column]
+        kept.prefer = torch.full((len(kept), count), -1, dtype=torch.int64, device=coef.device)
+        kept.where = coef.new_zeros((len(kept), count))
         if not bool(free.any()):
-            return torch.full((len(kept), count), -1, dtype=torch.int64, device=coef.device)
+            return
         lines, m = r.lines(kept.splits), kept.multipliers(dtype)
-        r.project(m.alpha, lines)
+        r.project(m, lines)
+        kept.prefer = self.heuristic(self._view(kept, lines, m, coef, z, free), count)
+        kept.where = self._points(kept.prefer, l, u)
+
+    def _view(self, kept: Cases, lines: ColumnLines, m: Multipliers, coef: Tensor, z: Tensor, free: Tensor) -> View:
+        r = self.relaxation
+        l, u = kept.splits.boxes(r.lower, r.upper)
+        true = torch.maximum(r.left * z, r.right * z)
+        below, above, thick = m.alpha * z, lines.up_a * z + lines.up_b, torch.zeros_like(z)
+        for k, site in r.sites.items():
+            if site.curved is None:
+                continue
+            c, op = site.cut, r.program.steps[k].op
+            low, high = m.alpha[:, c], m.upper[:, site.curved]
+            low_b, _, high_b, _ = lines.curves.offsets(site.curved, low, high)
+            below[:, c], above[:, c] = low * z[:, c] + low_b, high * z[:, c] + high_b
+            middle = l[:, c] + (u[:, c] - l[:, c]) / 2
+            thick[:, c] = (high - low) * middle + high_b - low_b
+            true[:, c] = op.f(z[:, c]) if op.uniform else (below[:, c] + above[:, c]) / 2
         trial = lambda columns: self.trial(kept, lines, m, columns)
-        view = View(coef, z, m.alpha, lines.up_a, lines.up_b, self.bias, r.left, r.right, free, kept.score, trial)
-        return self.heuristic(view, count)
+        shortcut = lambda columns: self.shortcut(kept, lines, m, columns)
+        return View(
+            coef,
+            below,
+            above,
+            true,
+            lines.up_a,
+            lines.up_b,
+            self.bias,
+            thick,
+            r.is_curve,
+            free,
+            kept.score,
+            trial,
+            shortcut,
+        )
+
+    def _points(self, columns: Tensor, l: Tensor, u: Tensor) -> Tensor:
+        """Where to split columns (N, Q) of domains whose columns' boxes are l, u (N, K)."""
+        at = columns.clamp(min=0)
+        low, high = l.gather(1, at), u.gather(1, at)
+        points = torch.zeros_like(low)
+        for k, site in self.relaxation.sites.items():
+            mine = (at >= site.cut.start) & (at < site.cut.stop)
+            if site.curved is not None and bool(mine.any()):
+                points[mine] = self.point(self.relaxation.program.steps[k].op, low[mine], high[mine])
+        return points
 
     def trial(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:
-        """Bounds (N, C, 2) of both children, z >= 0 first, of splits at columns (N, C), multipliers as they are; -inf
+        """Bounds (N, C, 2) of both children, z >= p first, of splits at columns (N, C), multipliers as they are; -inf
         for columns of -1. Above the split step nothing changes: children start where the parents' pass stood there.
         """
         r = self.relaxation
         states: dict[int, Start] = {}
         Pass(r, self._start(kept.slot), lines, kept.splits).backward(m, states)
+        l, u = kept.splits.boxes(r.lower, r.upper)
+        points = self._points(columns, l, u)
         bounds = lines.up_a.new_full((*columns.shape, 2), -float("inf"))
         for k, state in states.items():
             cut = r.sites[k].cut
             owner, place = torch.nonzero((columns >= cut.start) & (columns < cut.stop), as_tuple=True)
             if not len(owner):
                 continue
-            column = columns[owner, place]
-            up_a, up_b, mine = lines.up_a[owner], lines.up_b[owner], m.take(owner)
-            at = torch.arange(len(owner), device=owner.device) * r.width + column
-            up_b.view(-1)[at] = 0.0
-            walk = Pass(r, state.take(owner), ColumnLines(up_a, up_b, at, r.right[column]), kept.splits.take(owner))
-            for side, slope in ((0, r.right), (1, r.left)):
-                up_a.view(-1)[at] = mine.alpha.view(-1)[at] = slope[column]
+            column, point = columns[owner, place], points[owner, place]
+            mine, splits = m.take(owner), kept.splits.take(owner)
+            child, each = lines.repeat(owner), torch.arange(len(owner), device=owner.device)
+            low, high = l[owner, column], u[owner, column]
+            for side, ends in ((0, (point, high)), (1, (low, point))):
+                # The parent's slopes serve everything else, and are already in their ranges.
+                self._redraw(child, mine, each, column, ends)
+                walk = Pass(r, state.take(owner), child, splits)
                 bounds[owner, place, side] = walk.backward(mine)
         return bounds
+
+    def _redraw(
+        self, lines: ColumnLines, m: Multipliers, row: Tensor, column: Tensor, ends: tuple[Tensor, Tensor]
+    ) -> None:
+        """Draws the lines at (row, column) (M,) on intervals `ends`, and takes the best slopes by area there."""
+        r = self.relaxation
+        lines.at, lines.slope = lines.at[:0], lines.slope[:0]
+        r.redraw(lines, row, column, *ends)
+        lines.pin(m.alpha)
+        bent = r.is_curve[column] if lines.curves is not None else None
+        if bent is None or not bool(bent.any()):
+            return
+        row, column = row[bent], column[bent]
+        c = r.curve_of[column]
+        m.alpha[row, column] = lines.curves.low.best[row, c]
+        m.upper[row, c] = lines.curves.high.best[row, c]
+
+    def shortcut(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:
+        """The same as `trial` from planes kept at the root: see `verifier.branching.bbps`."""
+        r = self.relaxation
+        walk = Pass(r, self._start(kept.slot), lines, kept.splits)
+        lb = walk.backward(m)
+        owner, place = torch.nonzero(columns >= 0, as_tuple=True)
+        column = columns[owner, place]
+        bounds = lb.new_full((*columns.shape, 2), -float("inf"))
+        l, u = kept.splits.boxes(r.lower, r.upper)
+        point = self._points(columns, l, u)[owner, place]
+        a = walk.coef[owner, column]
+        before = self._line(lines, m, owner, column, a)
+        child, each, mine = lines.repeat(owner), torch.arange(len(owner), device=owner.device), m.take(owner)
+        low, low_c, high, high_c = self.planes.of(column)
+        for side, ends in ((0, (point, u[owner, column])), (1, (l[owner, column], point))):
+            self._redraw(child, mine, each, column, ends)
+            slope, offset = self._line(child, mine, each, column, a)
+            d, more = a * (slope - before[0]), a * (offset - before[1])
+            up, down = d.clamp(min=0), d.clamp(max=0)
+            plane = walk.plane[owner].addcmul_(up[:, None], low).addcmul_(down[:, None], high)
+            least = torch.mv(plane, walk.centre[0]) - torch.mv(plane.abs_(), walk.radius[0])
+            estimate = least + walk.bias[owner] + more + up * low_c + down * high_c
+            bounds[owner, place, side] = torch.maximum(torch.nan_to_num(estimate, nan=-torch.inf), lb[owner])
+        return bounds
+
+    def _line(
+        self, lines: ColumnLines, m: Multipliers, row: Tensor, column: Tensor, a: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Slope and offset (M,) of the line that a coefficient `a` (M,) at the output of (row, column) asks for."""
+        r, lower = self.relaxation, a > 0
+        slope = torch.where(lower, m.alpha[row, column], lines.up_a[row, column])
+        offset = torch.where(lower, r.lo_b[column], lines.up_b[row, column])
+        if lines.curves is not None:
+            bent, c = r.is_curve[column], r.curve_of[column].clamp(min=0)
+            low, high = m.alpha[row, column], m.upper[row, c]
+            low_b, high_b = lines.curves.offsets_at(row, c, low, high)
+            slope = torch.where(bent, torch.where(lower, low, high), slope)
+            offset = torch.where(bent, torch.where(lower, low_b, high_b), offset)
+        return slope, offset
+
+
+def middle(op: Pointwise, l: Tensor, u: Tensor) -> Tensor:
+    """The middle of intervals [l, u]; of functions with breakpoints inside, the breakpoint nearest to it."""
+    point = l + (u - l) / 2
+    if isinstance(op, PiecewiseLinear):
+        nearest = torch.full_like(point, torch.inf)
+        for p in op.points:
+            inside = (l < p) & (u > p)
+            nearest = torch.where(inside & ((p - point).abs() < (nearest - point).abs()), p, nearest)
+        point = torch.where(torch.isfinite(nearest), nearest, point)
+    return point
 
 
 def tables(targets: Targets, fine: Targets, region: int) -> tuple[Tensor, Tensor, Tensor]:

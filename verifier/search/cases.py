@@ -1,6 +1,7 @@
 """Domains of the neuron-splitting search: a region's box, one disjunct, and a list of neuron splits.
 
-Symbols: D domains, P splits at most, K columns (unstable neurons), S rows of a disjunct, C preferred columns.
+Symbols: D domains, P splits at most, K columns (unstable neurons), S rows of a disjunct, C curved
+columns, Q preferred columns.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from verifier.search.domains import Arrays
 @dataclass
 class Cases(Arrays):
     """`slot` (D,): the disjunct. Splits: `column`, `sign`, `point` (D, P), column -1 where there are fewer.
-    Multipliers: `alpha` (D, K) in half precision (any value is sound), `beta` (D, P), `weights` (D, S). `score` (D,)
-    float64: the bound. `prefer` (D, C): columns to split next, best first, -1 for none.
+    Multipliers: `alpha` (D, K), `upper` (D, C) in half precision (any value is sound), `beta` (D, P), `weights` (D, S).
+    `score` (D,) float64: the bound. `prefer` (D, Q): columns to split next, best first, -1 for none; `where` (D, Q): at
+    which point.
     """
 
     slot: Tensor
@@ -26,10 +28,12 @@ class Cases(Arrays):
     sign: Tensor
     point: Tensor
     alpha: Tensor
+    upper: Tensor
     beta: Tensor
     weights: Tensor
     score: Tensor
     prefer: Tensor
+    where: Tensor
 
     @classmethod
     def join(cls, parts: list[Cases]) -> Cases:
@@ -56,7 +60,7 @@ class Cases(Arrays):
         return Splits(self.column, self.sign, self.point)
 
     def multipliers(self, dtype: torch.dtype) -> Multipliers:
-        return Multipliers(self.alpha.to(dtype), self.beta.to(dtype), self.weights.to(dtype))
+        return Multipliers(*(t.to(dtype) for t in (self.alpha, self.upper, self.beta, self.weights)))
 
 
 def split(parents: Cases, levels: int) -> Cases:
@@ -81,5 +85,7 @@ def split(parents: Cases, levels: int) -> Cases:
         old = children
         children = Cases(**old.__dict__)
         children.column = old.column.scatter(1, place, torch.where(real, column, old.column.gather(1, place)))
+        point = old.where[:, level : level + 1]
+        children.point = old.point.scatter(1, place, torch.where(real, point, old.point.gather(1, place)))
         children.sign = old.sign.scatter(1, place, torch.where(real, sign, old.sign.gather(1, place)))
     return children

@@ -2,9 +2,9 @@
 
 A domain is a box of a region, the set of the region's disjuncts that are still open in it, its score (the least, over
 open disjuncts, of the best row bound: how far it is from refutation; lower is worse) and the dimensions to split next,
-best first.
+best first. It may carry half-spaces outside of which an open disjunct cannot hold.
 
-Symbols: D domains, m dimensions, K disjuncts of a region at most, P preferred dimensions.
+Symbols: D domains, m dimensions, K disjuncts of a region at most, P preferred dimensions, C half-spaces.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ A = TypeVar("A", bound=Arrays)
 @dataclass
 class Domains(Arrays):
     """Boxes: arrays of one length D. `lower`, `upper` (D, m); `region` (D,); `open` (D, K) bool; `score` (D,) float64;
-    `prefer` (D, P) int64.
+    `prefer` (D, P) int64. Half-spaces `g` (D, C, m) x + `h` (D, C) <= 0, each for the disjunct `owner` (D, C) alone, -1
+    where there are fewer.
     """
 
     lower: Tensor
@@ -53,6 +54,15 @@ class Domains(Arrays):
     open: Tensor
     score: Tensor
     prefer: Tensor
+    g: Tensor | None = None
+    h: Tensor | None = None
+    owner: Tensor | None = None
+
+    def __post_init__(self):
+        if self.g is None:
+            d, m = self.lower.shape
+            self.g, self.h = self.lower.new_zeros((d, 0, m)), self.lower.new_zeros((d, 0))
+            self.owner = self.region.new_zeros((d, 0))
 
 
 class Pool(Generic[A]):

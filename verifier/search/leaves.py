@@ -63,16 +63,17 @@ def affine_maps(r: Relaxation, splits: Splits, start: Start) -> tuple[np.ndarray
     n = len(start.rows) if start.rows is not None else len(start.bias)
     first = torch.zeros(n, dtype=torch.int64, device=r.alpha.device)
     lines, alpha = r.lines(splits.take(first)), r.alpha.expand(n, -1).clone()
-    r.project(alpha, lines)
+    m = Multipliers(alpha, alpha.new_zeros((n, 0)), alpha.new_zeros((n, 0)), alpha.new_ones((n, 1)))
+    r.project(m, lines)
     walk = Pass(r, start, lines, Splits.none(n, alpha))
-    walk.backward(Multipliers(alpha, alpha.new_zeros((n, 0)), alpha.new_ones((n, 1))))
+    walk.backward(m)
     return walk.plane.double().cpu().numpy(), walk.bias.double().cpu().numpy()
 
 
 def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
-    """The program of one case (D = 1); None without a solver or a solution."""
+    """The program of one case (D = 1); None without a solver or a solution, or where curves are left."""
     solve = solver()
-    if solve is None:
+    if solve is None or bounder.relaxation.curves is not None:
         return None
     r, splits = bounder.relaxation, case.splits
     rows, const = bounder.rows[case.slot[0]], bounder.const[case.slot[0]]
@@ -119,6 +120,7 @@ def certified(bounder: Bounder, case: Cases, solved: Solved) -> bool:
     r = bounder.relaxation
     m = Multipliers(
         case.alpha.double(),
+        case.upper.double(),
         torch.from_numpy(solved.beta)[None].to(r.lower.device),
         torch.from_numpy(solved.weights)[None].to(r.lower.device),
     )

@@ -147,9 +147,7 @@ class NeuronSearch(Search):
             return None
         rows = tables(targets, fine_targets, int(box.region[0]))
         device = trace.program.device.type
-        bounder = Bounder(
-            trace, rows, fine, self.heuristic, CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk
-        )
+        bounder = Bounder(trace, rows, fine, self.heuristic, CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk)
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
@@ -241,9 +239,10 @@ def _first(bounder: Bounder, slots: Tensor, picked: Picked, lb: Tensor) -> Cases
         empty,
         empty.clone(),
         alpha.expand(n, -1).half(),
+        bounder.relaxation.upper_slopes.expand(n, -1).half(),
         empty.clone(),
         weights,
         torch.full((n,), -float("inf"), dtype=torch.float64, device=alpha.device),
         torch.full((n, PREFERRED), -1, dtype=torch.int64, device=alpha.device),
+        alpha.new_zeros((n, PREFERRED)),
     )
-

@@ -17,7 +17,7 @@ from verifier.bounds.program import Program
 from verifier.bounds.targets import Targets
 from verifier.config import Config
 from verifier.events import Deadline, Listener
-from verifier.ops.piecewise import ThroughZero
+from verifier.ops.pointwise import Pointwise
 from verifier.problem import Problem
 from verifier.result import UsageError, Verdict, Witness
 from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search
@@ -46,10 +46,10 @@ class Plan:
 
 def pick_device(config: Config) -> torch.device:
     """The device that the configuration asks for; UsageError if it is not there."""
-    there = torch.cuda.is_available()
+    there = config.device != "cpu" and torch.cuda.is_available()  # asking wakes the driver, and so is not free
     if config.device == "cuda" and not there:
         raise UsageError("device cuda was asked for, but torch sees no GPU; use --device cpu or auto")
-    return torch.device("cuda" if there and config.device != "cpu" else "cpu")
+    return torch.device("cuda" if there else "cpu")
 
 
 def plan(problem: Problem, config: Config) -> Plan:
@@ -90,11 +90,11 @@ def plan(problem: Problem, config: Config) -> Plan:
 
 def _splits_neurons(program: Program, config: Config) -> tuple[bool, str]:
     """Whether to split neurons, and why."""
-    kinks = sorted({s.node.kind for s in program.steps[1:] if isinstance(s.op, ThroughZero)})
+    kinks = sorted({s.node.kind for s in program.steps[1:] if isinstance(s.op, Pointwise) and s.op.uniform})
     if config.search.split != "auto" and (kinks or config.search.split == "input"):
         return config.search.split == "neurons", "as configured"
     if not kinks:
-        return False, "no operator has a kink to split at"
+        return False, "no function of one number to split"
     if program.n_in > MANY_DIMENSIONS:
         return True, f"{program.n_in} dimensions move, and {', '.join(kinks)} can be split"
     return False, f"only {program.n_in} dimensions move"

@@ -1,0 +1,132 @@
+"""Clipping in the input search: a planted counterexample stays in a waiting domain, its disjunct open, whatever is
+clipped; it does shrink boxes and close domains; and it can be turned down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from handmade import random_dense
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from queries import query, refuse, search, settings
+from test_whole_searches import outputs, planted
+
+from verifier.clip import relaxed
+from verifier.config import ClipConfig
+from verifier.result import Verdict
+from verifier.search import bab, clipper
+
+METHODS = clipper.LEVEL
+KEPT: list = []
+
+
+class Watched(bab.Search):
+    """A search that leaves its pool behind."""
+
+    def run(self):
+        outcome = super().run()
+        KEPT[:] = [self]
+        return outcome
+
+
+def clipped(method: str, planes: int = 8, **how):
+    return replace(settings(attack="none", **how), clip=ClipConfig(method, planes))
+
+
+def waits(x: np.ndarray, slot_of: dict[int, set[int]]) -> bool:
+    """Whether an open domain holds x (whole input) for one of the slots (by region) that hold there."""
+    s = KEPT[0]
+    if s.unsplittable or not len(s.pool):
+        return bool(s.unsplittable)
+    d, t = s.pool.held, torch.from_numpy(x[s.parts.problem.moving])
+    inside = ((d.lower.double() <= t) & (t <= d.upper.double())).all(1)
+    return any(
+        bool(d.open[k, slot]) for k in torch.nonzero(inside).flatten().tolist() for slot in slot_of[int(d.region[k])]
+    )
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+@examples(max_examples=12, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31))
+def test_a_planted_counterexample_stays_in_a_waiting_domain(method, seed):
+    network, q, x, y = planted(seed)
+    slots: dict[int, set[int]] = {}
+    for k in range(q.n_disjuncts):
+        region = int(q.disjunct_region[k])
+        slots.setdefault(region, set()).add(k - int(np.searchsorted(q.disjunct_region, region)))
+    holds = q.holds(x, y)
+    there = int(q.disjunct_region[holds])
+    slots = {r: set() for r in slots} | {there: {holds - int(np.searchsorted(q.disjunct_region, there))}}
+    dtype = torch.float64 if seed % 3 == 0 else torch.float32
+    config = clipped(method, planes=1 + seed % 4, rounds=9)
+    outcome = search(network, q, config, refuse, dtype, seconds=1.0, trusted=seed % 5 > 0, kind=Watched)
+    assert outcome.verdict != Verdict.UNSAT
+    assert waits(x, slots)
+
+
+def narrow(seed: int):
+    """A disjunct of two rows that hold in a small part of a box, or just not."""
+    rng = np.random.default_rng(seed)
+    network = random_dense(rng, (3, 6, 6, 2), "Relu")
+    l, u = rng.normal(size=3), None
+    u = l + 2.0
+    y = outputs(network, l + (u - l) * rng.random((4000, 3)))
+    low = np.quantile(y @ [1.0, -0.7], 0.02 if seed % 2 else 0.0)
+    rows = [({3: 1.0, 4: -0.7}, float(-low + 0.02 * np.ptp(y[:, 0]))), ({0: 1.0, 1: 1.0}, float(-l[0] - l[1] - 0.6))]
+    return network, query(3, 2, [(l, u)], [(0, rows)])
+
+
+def test_every_method_agrees_and_deeper_ones_bound_fewer_domains(monkeypatch):
+    monkeypatch.setattr(clipper, "PAYS", 0.0)
+    total = dict.fromkeys(METHODS, 0)
+    deep = dict.fromkeys(METHODS, 0)
+    for seed in range(8):
+        network, q = narrow(seed)
+        found = {m: search(network, q, clipped(m, rounds=60), refuse, seconds=20.0) for m in METHODS}
+        assert len({o.verdict for o in found.values() if o.verdict == Verdict.UNSAT}) <= 1
+        if found["none"].verdict == Verdict.UNSAT:
+            assert all(o.verdict == Verdict.UNSAT for o in found.values())
+            for m, o in found.items():
+                total[m] += o.stats["domains"]
+                deep[m] += o.stats["bounded within half-spaces"]
+    assert total["relaxed"] < total["none"] and total["reordered"] < total["relaxed"]
+    assert total["all"] <= total["reordered"]
+    assert deep["reordered"] == 0 and deep["all"] > 0
+
+
+def test_deep_clipping_is_turned_down_where_it_gains_nothing():
+    c = clipper.Clipper(ClipConfig("all"), trusted=True)
+    worse, better = torch.full((8,), -1.0).double(), torch.full((8,), -0.9).double()
+    c.weigh(worse, better)
+    assert c.deep
+    c.weigh(worse, worse + 0.01)
+    assert not c.deep
+    c.weigh(worse, torch.cat([worse[:7], torch.ones(1).double()]))
+    assert c.deep
+    assert [c.due() for _ in range(8)] == [True, True, False, True, False, False, False, True]
+
+
+def test_planes_that_are_only_proposals_clip_nothing():
+    assert clipper.Clipper(ClipConfig("all"), trusted=False).level == 0
+
+
+def test_clipping_too_much_is_noticed(monkeypatch):
+    """Boxes clipped by a little more than their planes allow: the planted counterexamples are denied or lost."""
+    right = relaxed.once
+
+    def once(l, u, planes):
+        return right(l, u, planes._replace(h=planes.h + 0.05))
+
+    monkeypatch.setattr(relaxed, "once", once)
+    wrong = 0
+    for seed in range(40):
+        network, q, x, _ = planted(seed)
+        outcome = search(network, q, clipped("reordered", rounds=12), refuse, torch.float64, seconds=1.0, kind=Watched)
+        slots = {int(r): set(range(9)) & set(range(int(max(KEPT[0].parts.problem.slots)))) for r in q.disjunct_region}
+        wrong += outcome.verdict == Verdict.UNSAT or not waits(x, slots)
+    assert wrong >= 3

@@ -401,3 +401,25 @@ def test_exact_values_of_a_split_network_lie_above_its_certified_bound():
                 w = float(found.weights[i, 0].clamp(min=0))
                 value = w * (float(start.rows[i, 0].double() @ torch.tensor(y, dtype=D)) + float(start.const[i, 0]))
                 assert float(lb[i]) <= value + 1e-12 * (1 + abs(value))
+
+
+@pytest.mark.parametrize("kind", ["Tanh", "Softplus", "Sin"])
+def test_curves_on_boxes_without_an_end_keep_lines_that_hold(kind):
+    """Any slopes may be asked for; where an end is infinite, no offset is exact, and the root's lines must stay."""
+    rng = np.random.default_rng(3)
+    program = Program(random_dense(rng, (2, 4, 2), kind), D, "cpu")
+    box = torch.zeros((1, 2), dtype=D)
+    trace = crown_trace(program, box - 1, box + 1, 1 << 26)
+    k = next(k for k, step in enumerate(program.steps) if step is not None and step.node.kind == kind)
+    l, u = (t.clone() for t in trace.boxes[program.steps[k].inputs[0]])
+    l[0, 0], u[0, 1] = -float("inf"), float("inf")
+    trace.boxes[program.steps[k].inputs[0]] = (l, u)
+    trace.lines[k] = program.steps[k].op.relax(l, u)
+    r = Relaxation(trace)
+    assert r.width == 4
+    x = torch.linspace(0, 1, 500, dtype=D)[:, None] * (u.clamp(max=60) - l.clamp(min=-60)) + l.clamp(min=-60)
+    f = program.steps[k].op.f(x)
+    for slope in (-0.5, 0.0, 0.3, 2.0):
+        s = torch.full((1, 4), slope, dtype=D)
+        lines = Certifier(r, program)._curves(k, l, u, Multipliers(s, s, s[:, :0], s[:, :1]))
+        assert bool((lines.lo_a * x + lines.lo_b <= f).all()) and bool((lines.up_a * x + lines.up_b >= f).all())

@@ -111,19 +111,20 @@ class Certifier:
         return trace
 
     def _curves(self, k: int, l: Tensor, u: Tensor, m: Multipliers) -> Lines:
-        """Lines of a step's curved columns on [l, u] (N, k): the slopes asked for with their exact offsets, the root's
-        where these are not finite.
+        """Lines of a step's curved columns on [l, u] (N, k): the slopes asked for with their exact offsets; the root's
+        where an offset or an end is not finite.
         """
         site, op, dtype = self.r.sites[k], self.program.steps[k].op, self.program.dtype
         root = [
             l.new_zeros((1, 1)) if t is None else t.reshape(1, -1)[:, slice(None) if site.index is None else site.index]
             for t in self.base.lines[k]
         ]
-        parts = []
+        parts, finite = [], torch.isfinite(l) & torch.isfinite(u)  # what `offsets` asks for
+        l, u = torch.where(finite, l, 0.0), torch.where(finite, u, 0.0)
         for side, slope in ((0, m.alpha[:, site.cut]), (1, m.upper[:, site.curved])):
             s = torch.nan_to_num(slope.to(dtype), nan=0.0, posinf=0.0, neginf=0.0)
             offset = op.offsets(l, u, s)[side]
-            known = torch.isfinite(offset)
+            known = finite & torch.isfinite(offset)
             parts += [torch.where(known, s, root[2 * side]), torch.where(known, offset, root[2 * side + 1])]
         return Lines(*parts)
 

@@ -186,10 +186,7 @@ def infinite(op, samples: Samples) -> list[str]:
 
 
 def exact_where_linear(op, samples: Samples) -> list[str]:
-    """Between kinks of a piecewise linear function, and where nothing is `loose`, both lines are the function.
-
-    The room is what a function that is evaluated to within 32 ulps, the worst declared, costs on both sides.
-    """
+    """Between kinks of a piecewise linear function, and where nothing is `loose`, both lines are the function."""
     l, u = samples.l, samples.u
     settled = ~op.loose(l, u)
     if samples.exact.linear:
@@ -198,7 +195,7 @@ def exact_where_linear(op, samples: Samples) -> list[str]:
     scale = np.abs(samples.y).max(1) + np.maximum(np.abs(samples.a), np.abs(samples.b))[:, 0]
     apart = np.maximum(*(np.abs((up_a - lo_a) * e[:, 0] + up_b - lo_b) for e in (samples.a, samples.b)))
     settled = settled.numpy() & (np.abs(samples.y).max(1) < torch.finfo(l.dtype).max / 8)  # numbers there are
-    room = 80 * torch.finfo(l.dtype).eps * scale + 8 * torch.finfo(l.dtype).tiny - np.where(settled, apart, 0)
+    room = 64 * torch.finfo(l.dtype).eps * scale + 8 * torch.finfo(l.dtype).tiny - np.where(settled, apart, 0)
     return samples.report("lines apart where the function is linear", room)
 
 

@@ -151,7 +151,7 @@ class Base(Curved):
     """base^x for one constant base > 0: convex, rising where base > 1. Belongs to Pow."""
 
     bend = 1
-    ulps = 32.0
+    ulps = 24.0  # measured below 2; the contract suite holds it to half of this
 
     limits = (0.0, inf)
 

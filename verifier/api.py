@@ -20,6 +20,7 @@ import numpy as np
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener, silent
 from verifier.evidence.replay import Judgement, Replayer
+from verifier.evidence.witness import render
 from verifier.net.graph import Network
 from verifier.net.load import check_supported, load_network, parse, read_model_bytes
 from verifier.problem import Problem, compile_problem
@@ -182,3 +183,15 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
         yield
     finally:
         seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
+
+
+def last_words(result: Result) -> dict[str, Any]:
+    """A result as the process that found it tells it to its parent: plain values, the witness as it is printed."""
+    return {
+        "verdict": str(result.verdict),
+        "reason": result.reason,
+        "witness": render(result.witness) if result.witness else "",
+        "seconds": result.seconds,
+        "stats": result.stats,
+        "plan": list(result.plan),
+    }

@@ -169,7 +169,6 @@ def _work(args: argparse.Namespace, config: Config, deadline: Deadline, progress
     """In the child: the run itself; its last words for the parent."""
     try:
         from verifier import api
-        from verifier.evidence.witness import render
 
         if args.cluster:
             from verifier.bench.cubes import conquer
@@ -178,14 +177,7 @@ def _work(args: argparse.Namespace, config: Config, deadline: Deadline, progress
         result = api.verify(args.model, args.property, config, progress, deadline)
     except InputError as e:
         return {"end": "error", "error": str(e)}
-    return {
-        "verdict": str(result.verdict),
-        "reason": result.reason,
-        "witness": render(result.witness) if result.witness else "",
-        "seconds": result.seconds,
-        "stats": result.stats,
-        "plan": list(result.plan),
-    }
+    return api.last_words(result)
 
 
 class Progress:

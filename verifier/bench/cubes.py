@@ -30,7 +30,6 @@ from verifier.bench.cluster import Cluster
 from verifier.bench.jobs import Job, Notes, Outcome
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
-from verifier.evidence.witness import render
 from verifier.problem import Problem
 
 PATIENCE = 2.0  # seconds that a cube may run before it is cut for idle workers
@@ -75,13 +74,7 @@ def solve(job: Job, send: guard.Send, deadline: Deadline) -> dict[str, Any]:
     loaded = api.load(job.model, job.property, seconds)
     loaded = replace(loaded, problem=restricted(loaded.problem, **job.more))
     result = api.decide(loaded, settings.from_dict(job.config), Notes(send), deadline, seconds)
-    return {
-        "verdict": str(result.verdict),
-        "reason": result.reason,
-        "witness": render(result.witness) if result.witness else "",
-        "seconds": result.seconds,
-        "stats": result.stats,
-    }
+    return api.last_words(result)
 
 
 def order(problem: Problem, config: Config) -> list[int]:

@@ -73,19 +73,11 @@ def solve(job: Job, send: guard.Send, deadline: Deadline) -> dict[str, Any]:
     notes = Notes(send)
     try:
         from verifier import api
-        from verifier.evidence.witness import render
 
         result = api.verify(job.model, job.property, settings.from_dict(job.config), notes, deadline)
     except InputError as e:
         return {"end": "error", "error": str(e)}
-    return {
-        "verdict": str(result.verdict),
-        "reason": result.reason,
-        "witness": render(result.witness) if result.witness else "",
-        "seconds": result.seconds,
-        "stats": result.stats,
-        "plan": list(result.plan),
-    }
+    return api.last_words(result)
 
 
 class Notes:

@@ -22,10 +22,9 @@ from verifier.bounds.rootplanes import RootPlanes
 from verifier.bounds.targets import Targets
 from verifier.bounds.trace import Trace
 from verifier.bounds.walk import Pass
+from verifier.branching.points import Points
 from verifier.branching.view import View
 from verifier.ops.base import size
-from verifier.ops.piecewise import PiecewiseLinear
-from verifier.ops.pointwise import Pointwise
 from verifier.search.cases import Cases
 
 CHUNK_BYTES = 2 << 20  # of one coefficient tensor on a CPU
@@ -71,7 +70,7 @@ class Bounder:
         self.certifier = Certifier(self.relaxation, fine)
         self.heuristic = heuristic
         self.bias = self._constants()
-        self.point = middle
+        self.points = Points(trace.program.device, midpoints=True)
         program = trace.program
         widest = max(size(s) for s in program.shapes)
         self.chunk = max(4, chunk_bytes // (widest * trace.boxes[0][0].element_size()))
@@ -194,7 +193,7 @@ class Bounder:
         for k, site in self.relaxation.sites.items():
             mine = (at >= site.cut.start) & (at < site.cut.stop)
             if site.curved is not None and bool(mine.any()):
-                points[mine] = self.point(self.relaxation.program.steps[k].op, low[mine], high[mine])
+                points[mine] = self.points.points((self.relaxation.program.steps[k].op,), low[mine], high[mine])
         return points
 
     def trial(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:
@@ -278,18 +277,6 @@ class Bounder:
             slope = torch.where(bent, torch.where(lower, low, high), slope)
             offset = torch.where(bent, torch.where(lower, low_b, high_b), offset)
         return slope, offset
-
-
-def middle(op: Pointwise, l: Tensor, u: Tensor) -> Tensor:
-    """The middle of intervals [l, u]; of functions with breakpoints inside, the breakpoint nearest to it."""
-    point = l + (u - l) / 2
-    if isinstance(op, PiecewiseLinear):
-        nearest = torch.full_like(point, torch.inf)
-        for p in op.points:
-            inside = (l < p) & (u > p)
-            nearest = torch.where(inside & ((p - point).abs() < (nearest - point).abs()), p, nearest)
-        point = torch.where(torch.isfinite(nearest), nearest, point)
-    return point
 
 
 def tables(targets: Targets, fine: Targets, region: int) -> tuple[Tensor, Tensor, Tensor]:

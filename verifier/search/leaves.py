@@ -1,7 +1,7 @@
 """The end of the tree: a case without an unstable neuron left is a linear program, and ends refuted or as a candidate.
 
-With every phase decided the network is affine on the case: rows R x + r of the disjunct, split values g_j x + h_j. The
-program
+With every kink decided the network is affine on the case; a curve too narrow to be split stands as one of its lines,
+the one that the row's sign picks. Rows R x + r of the disjunct, split values g_j x + h_j. The program
 
     min t   such that   R x + r <= t,   -sign_j (g_j x + h_j - p_j) / scale_j <= t,   x in the box
 
@@ -63,7 +63,7 @@ def affine_maps(r: Relaxation, splits: Splits, start: Start) -> tuple[np.ndarray
     n = len(start.rows) if start.rows is not None else len(start.bias)
     first = torch.zeros(n, dtype=torch.int64, device=r.alpha.device)
     lines, alpha = r.lines(splits.take(first)), r.alpha.expand(n, -1).clone()
-    m = Multipliers(alpha, alpha.new_zeros((n, 0)), alpha.new_zeros((n, 0)), alpha.new_ones((n, 1)))
+    m = Multipliers(alpha, r.upper_slopes.expand(n, -1).clone(), alpha.new_zeros((n, 0)), alpha.new_ones((n, 1)))
     r.project(m, lines)
     walk = Pass(r, start, lines, Splits.none(n, alpha))
     walk.backward(m)
@@ -71,9 +71,9 @@ def affine_maps(r: Relaxation, splits: Splits, start: Start) -> tuple[np.ndarray
 
 
 def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
-    """The program of one case (D = 1); None without a solver or a solution, or where curves are left."""
+    """The program of one case (D = 1); None without a solver or a solution."""
     solve = solver()
-    if solve is None or bounder.relaxation.curves is not None:
+    if solve is None:
         return None
     r, splits = bounder.relaxation, case.splits
     rows, const = bounder.rows[case.slot[0]], bounder.const[case.slot[0]]

@@ -118,10 +118,10 @@ def batch_normalization(n: Node, x: np.ndarray, scale: np.ndarray, shift: np.nda
 
 def table(n: Node, x: np.ndarray) -> np.ndarray:
     """The slopes times the stretches of the pieces between the first point and x."""
-    points = n.attrs["points"]
+    points = [float(p) for p in n.attrs["points"]]
     ends = [-np.inf, *points, np.inf]
     lengths = [np.clip(x, a, b) - np.clip(points[0], a, b) for a, b in zip(ends[:-1], ends[1:])]
-    return n.attrs["value"] + sum(s * d for s, d in zip(n.attrs["slopes"], lengths))
+    return float(n.attrs["value"]) + sum(float(s) * d for s, d in zip(n.attrs["slopes"], lengths))
 
 
 def lookup(n: Node, *v: np.ndarray) -> np.ndarray:

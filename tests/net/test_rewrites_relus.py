@@ -1,8 +1,15 @@
 """Opposite ReLUs undone, and sums of ReLUs of one number as tables."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
+import torch
 from tiny import check, kinds, model, node
+
+from verifier.bounds.program import Program
+from verifier.net.load import load_network
+from verifier.problem import flatten
 
 rng = np.random.default_rng(14)
 
@@ -104,3 +111,26 @@ def test_what_is_no_table():
     assert kinds(three(rand(2, 5), rand(5), rand(5, 1), rand(1))) == ["Linear", "Relu", "Linear"]
     assert kinds(three(rand(1, 5), rand(5), rand(5, 2), rand(2))) == ["Linear", "Relu", "Linear"]
     assert kinds(three(rand(1, 80), rand(80), rand(80, 1), rand(1))) == ["Linear", "Relu", "Linear"]
+
+
+def test_steep_tables_are_exact():
+    """Two breakpoints that float32 cannot tell apart, between slopes of 1e12: nearly everything cancels."""
+    first = np.float32(-3e11)
+    b = np.array([first, np.nextafter(first, np.float32(-np.inf)), -0.6, -0.7])
+    w, v = np.array([[1e12, 1e12, 1, 1]]), np.array([[1.0], [-1], [1], [-1]])
+    w, b = w.astype(np.float32), b.astype(np.float32)
+    nodes = [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("MatMul", "r v")]
+    net = load_network(model(nodes, {"x": (1, 1)}, w=w, b=b, v=v.astype(np.float32)))
+    assert kinds(net) == ["Table"]
+    for dtype in (torch.float32, torch.float64):
+        program = Program(flatten(net, np.arange(1), np.zeros(1), np.zeros(0, np.int64)), dtype, "cpu")
+        (step,) = (s for s in program.steps[1:] if s.node.kind == "Table")
+        for x in (0.1, 0.30000001, 0.65, 0.9, -1.0):
+            point = torch.tensor([[x]], dtype=dtype)
+            low, high = step.op.interval((point, point))
+            at = Fraction(float(point))
+            true = sum(
+                Fraction(float(o)) * max(Fraction(float(s)) * at + Fraction(float(t)), 0)
+                for s, t, o in zip(w[0], b, v[:, 0])
+            )
+            assert Fraction(float(low)) <= true <= Fraction(float(high))

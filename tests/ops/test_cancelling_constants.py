@@ -160,3 +160,56 @@ def test_what_is_exact_is_known_to_be():
     assert not Sure.of(v).matmul(Sure.of(v.T), np.matmul).known
     assert not Sure.of(v).plus(Sure.of(1e9 * v.astype(np.float64))).known
     assert grain(np.array([0.0, -6.0, 4.0])) == 2.0 and grain(np.array([1.5, 3.0])) == 0.5 and grain(np.zeros(2)) == 1.0
+
+
+def test_batched_products_count_what_each_entry_sums():
+    for _ in range(20):
+        a = DRAW.normal(size=(4, 1, 5)) * 10.0 ** DRAW.integers(-9, 9, (4, 1, 5))
+        b = DRAW.normal(size=(4, 5, 1)) * 10.0 ** DRAW.integers(-9, 9, (4, 5, 1))
+        b[:, 4] = -(a[:, :, :4] @ b[:, :4])[:, 0] / a[:, 0, 4:]
+        for p, q in ((a, b), (a.astype(F), b.astype(F))):
+            have = Sure.of(p).matmul(Sure.of(q), np.matmul)
+            for k in range(4):
+                true = sum(Fraction(float(s)) * Fraction(float(t)) for s, t in zip(p[k, 0], q[k, :, 0]))
+                e = float(np.broadcast_to(have.e, have.v.shape)[k, 0, 0])
+                assert abs(Fraction(float(have.v[k, 0, 0])) - true) <= Fraction(e)
+    v, w = np.array([[[2.0**30, 1, -(2.0**30)]]], F), np.array([[[2.0**30], [1], [2.0**30]]], F)
+    assert not Sure.of(v).matmul(Sure.of(w), np.matmul).known  # 1, of which float64 keeps nothing
+
+
+def test_a_shift_that_cancels_in_a_convolution_is_not_lost():
+    """(x + t) * w with a sum of t w that float64 cannot hold: 2^60 + 1 - 2^60."""
+    t = np.array([2.0**30, 1, 2.0**30], F).reshape(1, 3, 1, 1)
+    w = np.array([2.0**30, 1, -(2.0**30)], F).reshape(1, 3, 1, 1)
+    net = load_network(model([("Add", "x t", "h", {}), ("Conv", "h w", "y", {})], (1, 3, 1, 1), t=t, w=w))
+    program = Program(flatten(net, np.arange(3), np.zeros(3), np.zeros(0, np.int64)), torch.float64, "cpu")
+    point, rows = torch.zeros((1, 3), dtype=torch.float64), torch.tensor([[[1.0], [-1.0]]], dtype=torch.float64)
+    for method in ("interval", "crown", "forward"):
+        low, high = METHODS[method].run(program, point, point, rows, 1 << 20).lb[0].tolist()
+        assert low <= 1 <= -high
+
+
+def test_a_shift_known_badly_between_moves_is_read():
+    big = np.array([1e20], F)
+    nodes = [("Reshape", "x s", "a", {}), ("Add", "a p", "b", {}), ("Add", "b q", "c", {}), ("Sub", "c p", "d", {})]
+    nodes += [("Relu", "d", "e", {}), ("Reshape", "e s2", "f", {}), ("Relu", "f", "y", {})]
+    proto = model(nodes, (1, 4), p=big, q=np.array([1], F))
+    for name, shape in (("s", (2, 2)), ("s2", (1, 4))):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+    assert load_network(proto).n_outputs == 4
+
+
+def test_a_factor_that_is_one_but_for_rounding_stays():
+    """x 3 (1 / 3): the product of the two constants is 1 as computed, and not exactly 1."""
+    proto = model([("Mul", "x a", "h", {}), ("Mul", "h b", "i", {}), ("Relu", "i", "y", {})], (2,), a=3, b=1)
+    proto.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array(1 / 3), "b"))
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array(3.0), "a"))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    assert len(load_network(proto).nodes) == 2
+
+
+def test_quotients_are_exact_only_where_they_are():
+    six, three_, none = (Sure.of(np.array(t)) for t in (6.0, 3.0, 0.0))
+    assert six.over(three_).known and not three_.over(Sure.of(np.array(7.0))).known
+    assert np.isinf(six.over(none).e) and not Sure(six.v, np.array(1e-9)).over(three_).known

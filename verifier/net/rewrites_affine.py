@@ -255,7 +255,7 @@ def plain_entry_map(n: Node, c: Around) -> Nodes | None:
         if zero(m.t):
             return [become(n, "Identity", (m.x,))]
         return [become(n, "Add", (m.x, c.constant(m.t, n.name)))] if n.kind == "Sub" else None
-    if m.t is None and n.kind != "Neg" and m.s.harmless:
+    if m.t is None and n.kind != "Neg" and m.s.known:
         if bool(np.all(m.s.v == 1)):
             return [become(n, "Identity", (m.x,))]
         if bool(np.all(m.s.v == -1)):

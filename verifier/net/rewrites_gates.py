@@ -26,19 +26,24 @@ sigmoid' differs by less than a thousandth part, and 2 c a z^4 sigmoid'(2 c (z +
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
+
+import numpy as np
 
 from verifier.net.graph import Node
 from verifier.net.local import Around, Local, Nodes, become, renamed
+from verifier.net.sure import Sure
 
 
 class Gate(NamedTuple):
-    """The product s g(kappa s) as `factor` times kind(`inner` s)."""
+    """The product s g(kappa s) as `factor` times kind(`inner` s); `exact`: no rounding made the factor."""
 
     factor: float
     inner: float
     kind: str
     attrs: dict
+    exact: bool = False
 
 
 C, A = math.sqrt(2 / math.pi), 0.044715
@@ -96,16 +101,18 @@ def argument(name: str, c: Around) -> tuple[str, str, float, float] | None:
 def as_one(what: str, kappa: float, height: float) -> Gate | None:
     """The table at the head of this file."""
     if what == "sigmoid":
-        return Gate(1.0, 1.0, "Swish", {"alpha": kappa})
+        return Gate(1.0, 1.0, "Swish", {"alpha": kappa}, True)
     if what == "tanh":
-        return Gate(2.0, 1.0, "Swish", {"alpha": 2 * kappa})
+        return Gate(2.0, 1.0, "Swish", {"alpha": 2 * kappa}, True)
     if what == "erf":
         q = kappa * math.sqrt(2)
         return Gate(2 / q, q, "Gelu", {"approximate": "none"})
     if what == "mish":
         return Gate(1 / kappa, kappa, "Mish", {})
     q = 6 * kappa / height
-    return Gate(height / q, q, "HardSwish", {}) if kappa > 0 else None
+    exact = kappa == 1 and Fraction(q) * Fraction(height) == 6
+    exact = exact and Fraction(height / q) * Fraction(q) == Fraction(height)
+    return Gate(height / q, q, "HardSwish", {}, exact) if kappa > 0 else None
 
 
 def cubic(y: str, c: Around) -> tuple[str, float, float] | None:
@@ -158,23 +165,25 @@ def product(n: Node, c: Around) -> Nodes | None:
                 alpha = next((k for k, t in multiples(a, c) if t == curve[0]), None)
                 gate = None if alpha is None else tanh_gelu(*curve[1:])
                 if gate is not None:
-                    return emit(n, c, curve[0], beta * alpha * gate.factor, gate)
+                    return emit(n, c, curve[0], np.asarray(beta * alpha * gate.factor), gate)
             kappas = {t: k for k, t in reversed(multiples(y, c))}
             match = next(((k, t) for k, t in multiples(a, c) if kappas.get(t)), None)
             gate = None if match is None else as_one(what, kappas[match[1]], height)
             if gate is not None and c.shape(match[1]) == n.shape:
-                return emit(n, c, match[1], beta * match[0] * gate.factor, gate)
+                factor = np.asarray(beta * match[0] * gate.factor)
+                exact = gate.exact and (inner, match[1]) == (b, a)  # and no products of constants
+                return emit(n, c, match[1], Sure.of(factor) if exact else factor, gate)
     return None
 
 
-def emit(n: Node, c: Around, x: str, factor: float, gate: Gate) -> Nodes:
+def emit(n: Node, c: Around, x: str, factor: np.ndarray | Sure, gate: Gate) -> Nodes:
     """factor kind(inner x)."""
     made: list[Node] = []
     if gate.inner != 1.0:
         made.append(c.make(n, "Mul", (x, c.constant(gate.inner, n.name)), n.shape))
         x = made[-1].name
     made.append(c.make(n, gate.kind, (x,), n.shape, gate.attrs))
-    if factor == 1.0:
+    if (factor.v if isinstance(factor, Sure) else factor) == 1.0:
         return renamed(made, n)
     return [*made, become(n, "Mul", (made[-1].name, c.constant(factor, n.name)))]
 

@@ -31,7 +31,7 @@ def uniform_function(name: str, c: Around) -> tuple[Node, str] | None:
         return None
     m = with_constant(n, c)
     k = None if m is None else next(i for i in n.inputs if i != m.x)
-    return (n, m.x) if m is not None and c.value(k).size == 1 and c.shape(m.x) == n.shape else None
+    return (n, m.x) if m is not None and c.sure(k).v.size == 1 and c.shape(m.x) == n.shape else None
 
 
 def exchange(n: Node, c: Around) -> Nodes | None:

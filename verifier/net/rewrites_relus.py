@@ -9,15 +9,15 @@ layers of ReLUs, and lattices of maxima, max(a, b) = (a + b) / 2 + |a - b| / 2, 
 opposite only if they are so to the last bit.
 
 Where every ReLU reads the same entry of x, sum_k v_k relu(w_k x + b_k) + c is a function of that number: a `Table`
-with the breakpoints -b_k / w_k. Its slopes are sums of the v_k w_k of one sign, its value at the first breakpoint is
-computed once.
+with the breakpoints -b_k / w_k. Its slopes are sums of the v_k w_k of one sign. All of it is worked out in rational
+arithmetic: in steep tables nearly everything cancels.
 
 Symbols: W (in, out) with rows v of the second Linear; tables: w, b, v (k,).
 """
 
 from __future__ import annotations
 
-import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -148,8 +148,12 @@ def lookup(n: Node, c: Around) -> Nodes | None:
     if found is None or not 2 <= len(v) <= MAX_POINTS:
         return None
     x, w, b = found
-    points, slopes, value = table(w, b, double(v[:, 0]), 0.0 if c0 is None else float(c0[0]))
-    if not points or not np.isfinite([*points, *slopes, value]).all():
+    numbers = (w, b, double(v[:, 0]), np.zeros(1) if c0 is None else double(c0[:1]))
+    exact = all(c.sure(i).known for i in (*q.inputs, *n.inputs[1:]) if i and c.sure(i) is not None)
+    if not exact or not all(np.isfinite(t).all() for t in numbers):
+        return None
+    points, slopes, value = table(*(list(map(Fraction, t.tolist())) for t in numbers))
+    if not points:
         return None
     return [become(n, "Table", (x,), {"points": points, "slopes": slopes, "value": value})]
 
@@ -173,19 +177,24 @@ def units(q: Node, k: int, c: Around) -> tuple[str, np.ndarray, np.ndarray] | No
     return a, np.full(k, sign), b.reshape(-1)
 
 
-def table(w: np.ndarray, b: np.ndarray, v: np.ndarray, c: float) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+Numbers = list[Fraction]
+
+
+def table(
+    w: Numbers, b: Numbers, v: Numbers, c: Numbers
+) -> tuple[tuple[Fraction, ...], tuple[Fraction, ...], Fraction]:
     """Breakpoints, the slopes around them, and the value at the first, of c + sum v relu(w x + b)."""
-    moving = np.flatnonzero((w != 0) & (v != 0))
-    at = -b[moving] / w[moving]
-    points = sorted(set(at.tolist()))
-    falling = [float(v[k] * w[k]) for k in moving if w[k] < 0]
-    steps = list(zip(at.tolist(), (v[moving] * np.abs(w[moving])).tolist()))
-    slopes = [math.fsum([*falling, *(s for p, s in steps if p <= q)]) for q in points]
-    start = math.fsum(falling)
-    first = points[0] if points else 0.0
-    still = [float(v[k] * max(b[k], 0.0)) for k in range(len(w)) if w[k] == 0]
-    value = math.fsum([c, *still, *(float(v[k]) * max(float(w[k] * first + b[k]), 0.0) for k in moving)])
-    return tuple(points), (start, *slopes), value
+    moving = [(wk, bk, vk) for wk, bk, vk in zip(w, b, v) if wk != 0 and vk != 0]
+    change: dict[Fraction, Fraction] = {}
+    for wk, bk, vk in moving:
+        change[-bk / wk] = change.get(-bk / wk, Fraction(0)) + vk * abs(wk)
+    points = sorted(change)
+    slopes = [sum((vk * wk for wk, _, vk in moving if wk < 0), Fraction(0))]
+    for p in points:
+        slopes.append(slopes[-1] + change[p])
+    first = points[0] if points else Fraction(0)
+    value = sum((vk * max(wk * first + bk, Fraction(0)) for wk, bk, vk in zip(w, b, v)), c[0])
+    return tuple(points), tuple(slopes), value
 
 
 SPLITS: dict[str, tuple[Local, ...]] = {"Linear": (undo_splitting,)}

@@ -84,7 +84,10 @@ class Sure(NamedTuple):
             v = double(self.v) / double(other.v)
             least = np.abs(double(other.v)) * (1 - 2 * U) - other.e
             e = up((self.e + np.abs(v) * other.e) / least + U * np.abs(v)) + TINY
-            return Sure(np.where(least > 0, v, np.nan), np.where(least > 0, e, np.inf))
+            # The product of numbers of 24 bits is exact: if it is the dividend, so was the quotient.
+            if self.known and other.known and short(v) and short(double(other.v)) and np.all(v * other.v == self.v):
+                return Sure.of(v)
+        return Sure(np.where(least > 0, v, np.nan), np.where(least > 0, e, np.inf))
 
     def root(self) -> Sure:
         """The square root of what is above 0: |sqrt(a) - sqrt(b)| <= |a - b| / sqrt(a)."""
@@ -92,9 +95,9 @@ class Sure(NamedTuple):
         return Sure(v, up(self.e / v + U * v) + TINY)
 
     def matmul(self, other: Sure, product: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Sure:
-        """The matrix product (n, k) (k, m); `product` forms sums of products in any order, zeros left out or not."""
+        """The product (…, n, k) (…, k, m); `product` forms sums of products in any order, zeros left out or not."""
         a, b = double(self.v), double(other.v)
-        n = int(min((a != 0).sum(1).max(initial=0), (b != 0).sum(0).max(initial=0)))
+        n = int(min((a != 0).sum(-1).max(initial=0), (b != 0).sum(-2).max(initial=0)))
         absolute = product(np.abs(a), np.abs(b))
         whole = absolute.max(initial=0) < 2.0**52 * grain(a) * grain(b)
         e = (n * U / (1 - n * U)) * absolute + n * TINY * (absolute > 0)

@@ -42,7 +42,8 @@ def share(i: Tensor, u: Tensor) -> Tensor:
 def offset(i: Box, u: Box, p: Tensor, q: Tensor, sign: int) -> Tensor:
     """The best offset below (sign 1) or above (-1) f for slopes p, q; boxes finite, u > 0."""
     info = torch.finfo(p.dtype)
-    root = lambda c: torch.nan_to_num((c.clamp(min=0) / -q).sqrt(), nan=0.0, posinf=info.max)
+    # Each root by itself: the quotient is of the size of u^2, which may leave the numbers there are.
+    root = lambda c: torch.nan_to_num(c.clamp(min=0).sqrt() / (-q).sqrt(), nan=0.0, posinf=info.max)
     into = lambda x, box: torch.minimum(torch.maximum(x, box[0]), box[1])
     points = [(c, w) for c in (*i, into(torch.zeros_like(p), i)) for w in (*u, into(root(c), u), into(c, u))]
     points += [(into(w, i), w) for w in u]

@@ -1,12 +1,13 @@
 """Tables: continuous piecewise linear functions with many pieces, such as a sum of ReLUs of one number.
 
-`points` p_1 < … < p_k, `slopes` s_0, …, s_k on the pieces between them, `value` = f(p_1). On piece i, f(x) = c_i + s_i
-x; the intercepts c_i are computed from these numbers in rational arithmetic and rounded once.
+`points` p_1 < … < p_k, `slopes` s_0, …, s_k on the pieces between them, `value` = f(p_1), rational numbers. On piece i,
+f(x) = c_i + s_i x; the intercepts c_i are computed from these numbers in rational arithmetic and rounded once.
 
 Why the offsets are sound: f(x) - s x takes its extremes on [l, u] at l, u, or a breakpoint inside. Rounding, with eps
 of the working precision: c_i, s_i, their product with x and the sum round once each, so f is off by at most 3 eps
 (|c_i| + |s_i x|). A breakpoint is held as the nearest number: between it and the true one the wrong neighbour's line
-is taken, which is off by at most eps |p| times the change of slope there (`reach`, added to the slack of both pieces),
+is taken, which is off by at most eps |p| times the change of slope there; where several breakpoints are as good as one
+number, by the sum of that (`reach`, added to the slack of the pieces on both sides),
 and f(x) - s x at the one differs from that at the other by (|s_i| + |s|) eps |p| more, which is covered by counting
 |s x| and |s_i x| twice as often as they round.
 
@@ -39,7 +40,9 @@ class Table(PiecewiseLinear):
         intercepts = [Fraction(site.attrs["value"]) - s[0] * p[0]]
         for k in range(len(p)):
             intercepts.append(intercepts[-1] + (s[k] - s[k + 1]) * p[k])
-        jump = [float(abs((s[k + 1] - s[k]) * p[k])) for k in range(len(p))]
+        each = [float(abs((s[k + 1] - s[k]) * p[k])) for k in range(len(p))]
+        near = 4 * torch.finfo(site.dtype).eps
+        jump = [sum(j for q, j in zip(p, each) if abs(float(q - r)) <= near * abs(float(r))) for r in p]
         reach = [max(a, b) for a, b in zip([0.0, *jump], [*jump, 0.0])]
         held = lambda values: torch.tensor([float(v) for v in values], dtype=torch.float64).to(site.device, site.dtype)
         self.slope, self.intercept, self.reach, self.ends = held(slopes), held(intercepts), held(reach), held(points)

@@ -137,9 +137,11 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
         charge_for(trace, rows, out, trace.product_weight(i))
     if k in trace.cuts:  # one row per domain: subtracts b sign (z - p) >= 0
         cuts, weight = trace.cuts[k], trace.product_weight(i)
-        out.view(-1).index_add_(0, cuts.place, cuts.amount, alpha=-1)
         owner, entry = cuts.place // weight.numel(), cuts.place % weight.numel()
-        rows.charge.index_add_(0, owner, cuts.amount.abs() * weight[entry])
+        # A place may be added to several times; every partial sum is at most |out| and all the amounts there.
+        size = cuts.repeats * (cuts.amount.abs() + out.view(-1)[cuts.place].abs())
+        rows.charge.index_add_(0, owner, size * weight[entry])
+        out.view(-1).index_add_(0, cuts.place, cuts.amount, alpha=-1)
         rows.bias += cuts.bias
         rows.charge.add_(cuts.mass, alpha=trace.program.sum_error)
     return out

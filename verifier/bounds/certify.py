@@ -156,5 +156,8 @@ class Certifier:
         terms = amount[row, j] * splits.point[row, j].to(amount.dtype)
         zero = amount.new_zeros(len(column))
         bias = zero.index_add(0, row, terms)
-        mass = zero.index_add(0, row, terms.abs()) * (1 + splits.column.shape[1] * 4 * torch.finfo(amount.dtype).eps)
-        trace.cuts[k] = Cuts(row * width + entry, amount[row, j], bias, mass)
+        # `sum_error` charges a sum of 128 terms; a longer one is charged as often as its length asks for.
+        count, place = splits.column.shape[1], row * width + entry
+        mass = zero.index_add(0, row, terms.abs()) * (1 + count * 4 * torch.finfo(amount.dtype).eps) * (1 + count / 64)
+        repeats = int(torch.unique(place, return_counts=True)[1].max())
+        trace.cuts[k] = Cuts(place, amount[row, j], bias, mass, repeats)

@@ -25,14 +25,15 @@ from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Planes, size
 
 class Cuts(NamedTuple):
     """Splits sign (z_e - p) >= 0 that hold in their domain, times multipliers b >= 0: flat places (M,) of the entries e
-    in (D n,), amounts b sign (M,), and per domain the sums of b sign p and of their absolute values (D,), the latter
-    rounded up.
+    in (D n,), none more than `repeats` times, amounts b sign (M,), and per domain the sums of b sign p and of their
+    absolute values (D,), the latter large enough to be charged as a sum of any length.
     """
 
     place: Tensor
     amount: Tensor
     bias: Tensor
     mass: Tensor
+    repeats: int
 
 
 @dataclass

@@ -130,3 +130,63 @@ def test_clipping_too_much_is_noticed(monkeypatch):
         slots = {int(r): set(range(9)) & set(range(int(max(KEPT[0].parts.problem.slots)))) for r in q.disjunct_region}
         wrong += outcome.verdict == Verdict.UNSAT or not waits(x, slots)
     assert wrong >= 3
+
+
+def crowded(seed: int):
+    """A box that three disjuncts share, each of two rows that hold at a point of its own: the points, and the query."""
+    rng = np.random.default_rng(seed)
+    network = random_dense(rng, (2, 6, 6, 3), str(rng.choice(["Relu", "Tanh"])))
+    l = rng.normal(size=2).astype(np.float32)
+    u = l + np.float32(1.5)
+    points = (l + (u - l) * rng.random((3, 2)).astype(np.float32)).clip(l, u).astype(float)
+    y = outputs(network, points)
+    disjuncts = []
+    for k in range(3):
+        rows = []
+        for _ in range(2):
+            c = rng.normal(size=3)
+            rows.append(({2 + j: float(c[j]) for j in range(3)}, float(-(c @ y[k]) - 1e-9)))
+        disjuncts.append((0, rows))
+    return network, query(2, 3, [(l, u)], disjuncts), points
+
+
+def foreign_planes(methods, monkeypatch, seeds: int) -> tuple[int, int]:
+    """How many planes of another disjunct were at hand when one was clipped, and how many planted points were lost."""
+    met = lost = 0
+    right = clipper._pairs
+
+    def pairs(domains):
+        nonlocal met
+        d, k = torch.nonzero(domains.open, as_tuple=True)
+        met += int(((domains.owner[d] >= 0) & (domains.owner[d] != k.unsqueeze(1))).sum())
+        return right(domains)
+
+    with monkeypatch.context() as m:
+        m.setattr(clipper, "_pairs", pairs)
+        for seed in range(seeds):
+            network, q, points = crowded(seed)
+            for method in methods:
+                config = clipped(method, rounds=7)
+                outcome = search(network, q, config, refuse, torch.float64, seconds=2.0, kind=Watched)
+                lost += outcome.verdict == Verdict.UNSAT
+                lost += sum(not waits(points[k], {0: {k}}) for k in range(3))
+    return met, lost
+
+
+def test_no_disjunct_is_clipped_by_planes_of_another(monkeypatch):
+    met, lost = foreign_planes(METHODS[1:], monkeypatch, 6)
+    assert met > 100 and not lost
+
+
+def test_planes_of_another_disjunct_are_noticed(monkeypatch):
+    monkeypatch.setattr(clipper.Halfspaces, "only", lambda self, kept: self)
+    assert foreign_planes(["all"], monkeypatch, 6)[1] > 0
+
+
+def test_bounding_within_planes_of_one_of_several_disjuncts_is_noticed(monkeypatch):
+    def within(self, domains):
+        return clipper.Halfspaces(domains.g, domains.h) if domains.g.shape[1] else None
+
+    monkeypatch.setattr(clipper.Clipper, "within", within)
+    monkeypatch.setattr(clipper, "PAYS", -1.0)
+    assert foreign_planes(["complete", "all"], monkeypatch, 12)[1] > 0

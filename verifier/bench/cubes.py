@@ -18,6 +18,8 @@ network has no bounds.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 import os
 import time
@@ -25,12 +27,15 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from verifier import api, guard, settings
 from verifier.bench.cluster import Cluster
 from verifier.bench.jobs import Job, Notes, Outcome
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.problem import Problem
+from verifier.result import FileError
 
 PATIENCE = 2.0  # seconds that a cube may run before it is cut for idle workers
 PER_WORKER = 2  # cubes for each worker at the start
@@ -50,7 +55,7 @@ class Cube:
     pieces: list[Cube] = field(default_factory=list)
     begun: float = 0.0
     settled: bool = False
-    undecided: str = ""  # why, where it was settled without being refuted
+    undecided: str | None = None  # why, where it was settled without being refuted
 
     def values(self) -> dict[str, Any]:
         return {"first": self.first, "last": self.last, "box": [[d, l, u] for d, (l, u) in self.box.items()]}
@@ -61,6 +66,8 @@ class Cube:
 
 def restricted(problem: Problem, first: int, last: int, box: list[list[float]]) -> Problem:
     """The problem on regions first:last, and in dimension d only between l and u for each [d, l, u] of `box`."""
+    if not 0 <= first < last <= len(problem.lower):
+        raise ValueError(f"regions {first}:{last} of a problem of {len(problem.lower)}")
     lower, upper = problem.lower[first:last].copy(), problem.upper[first:last].copy()
     for d, l, u in box:
         lower[:, int(d)], upper[:, int(d)] = l, u
@@ -68,11 +75,25 @@ def restricted(problem: Problem, first: int, last: int, box: list[list[float]]) 
     return replace(problem, lower=lower, upper=upper, **tables)
 
 
+def fingerprint(problem: Problem) -> str:
+    """What tells two problems apart: cubes of one must not be decided on another."""
+    mark = hashlib.sha256(repr(problem.network.nodes).encode())
+    arrays = {name: getattr(problem, name) for name in ("lower", "upper", "base", "moving", "coef")}
+    arrays |= {name: getattr(problem, name) for name in ("row", "const", "slot", "slots")}
+    for name, value in [*arrays.items(), *sorted(problem.network.constants.items())]:
+        mark.update(f"{name} {value.dtype} {value.shape}".encode())
+        mark.update(np.ascontiguousarray(value).tobytes())
+    return mark.hexdigest()
+
+
 def solve(job: Job, send: guard.Send, deadline: Deadline) -> dict[str, Any]:
     """Decides a cube; the last words of the process that does."""
     seconds: dict[str, float] = {}
     loaded = api.load(job.model, job.property, seconds)
-    loaded = replace(loaded, problem=restricted(loaded.problem, **job.more))
+    more = dict(job.more)
+    if more.pop("mark") != fingerprint(loaded.problem):
+        raise FileError(f"{job.model}, {job.property}: not the same here as where the cubes were cut")
+    loaded = replace(loaded, problem=restricted(loaded.problem, **more))
     result = api.decide(loaded, settings.from_dict(job.config), Notes(send), deadline, seconds)
     return api.last_words(result)
 
@@ -133,13 +154,15 @@ class Conquest:
         self.whole = Cube(0, len(problem.lower))
         self.waiting: deque[Cube] = deque()
         self.running: dict[int, Cube] = {}
+        self.ids, self.mark = itertools.count(), fingerprint(problem)
         names = ("cubes", "cubes refuted", "cubes cut while at work", "cubes cancelled")
         self.stats: dict[str, float] = dict.fromkeys(names, 0)
         self.seconds: dict[str, float] = {}
 
     def run(self, listener: Listener) -> tuple[str, str, str]:
         """(verdict, reason, counterexample as text)"""
-        self._cut(self.whole, PER_WORKER * self.engine.slots())
+        if not self._cut(self.whole, PER_WORKER * self.engine.slots()):
+            self.waiting.append(self.whole)  # nothing to be cut is still something to be tried
         while not self.whole.settled:
             if self.deadline.passed():
                 left = len(self.waiting) + len(self.running)
@@ -156,7 +179,7 @@ class Conquest:
                     return "sat", f"counterexample replayed in ONNX Runtime; {self._count()}", witness
             facts = {"waiting": len(self.waiting) + len(self.running), "worst bound": math.nan}
             listener(Event("cubes", "at work", {**self.stats, **facts}))
-        if self.whole.undecided:
+        if self.whole.undecided is not None:
             return "unknown", f"{self.whole.undecided}; {self._count()}", ""
         return "unsat", f"every cube refuted; {self._count()}", ""
 
@@ -174,13 +197,15 @@ class Conquest:
                 self._cut(min(old, key=lambda c: c.begun), idle)
         while self.waiting and self.engine.slots() > len(self.running):
             cube = self.waiting.popleft()
-            id = int(self.stats["cubes"])
+            id = next(self.ids)
             self.stats["cubes"] += 1
             cube.begun = time.monotonic()
             self.running[id] = cube
             config = {**self.job.config, "seed": self.config.seed + id}
             left = max(0.1, self.deadline.left())
-            self.engine.start(replace(self.job, id=id, config=config, timeout=left, more=cube.values()))
+            self.engine.start(
+                replace(self.job, id=id, config=config, timeout=left, more={**cube.values(), "mark": self.mark})
+            )
 
     def _cut(self, cube: Cube, count: int) -> bool:
         cube.pieces = cut(cube, self.problem, self.config, count)
@@ -210,7 +235,7 @@ class Conquest:
             self._settle(cube, outcome.said.get("reason") or f"a cube ended by {outcome.how} {outcome.detail}".strip())
         return ""
 
-    def _settle(self, cube: Cube, undecided: str = "") -> None:
+    def _settle(self, cube: Cube, undecided: str | None = None) -> None:
         """The cube is done with, refuted or `undecided`: so is whatever belongs to it, and perhaps its parent."""
         cube.settled, cube.undecided = True, undecided
         self._drop(cube)
@@ -219,9 +244,9 @@ class Conquest:
 
     def _by_pieces(self, cube: Cube) -> None:
         """Settles the cube if all its pieces are; one with undecided pieces only once it is not at work itself."""
-        undecided = next((p.undecided for p in cube.pieces if p.undecided), "")
+        undecided = next((p.undecided for p in cube.pieces if p.undecided is not None), None)
         at_work = any(c is cube for c in self.running.values())
-        if all(p.settled for p in cube.pieces) and not (undecided and at_work):
+        if all(p.settled for p in cube.pieces) and not (undecided is not None and at_work):
             self._settle(cube, undecided)
 
     def _drop(self, cube: Cube) -> None:

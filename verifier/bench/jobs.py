@@ -70,14 +70,9 @@ class Outcome:
 
 def solve(job: Job, send: guard.Send, deadline: Deadline) -> dict[str, Any]:
     """Decides the instance; the last words of the process."""
-    notes = Notes(send)
-    try:
-        from verifier import api
+    from verifier import api
 
-        result = api.verify(job.model, job.property, settings.from_dict(job.config), notes, deadline)
-    except InputError as e:
-        return {"end": "error", "error": str(e)}
-    return api.last_words(result)
+    return api.last_words(api.verify(job.model, job.property, settings.from_dict(job.config), Notes(send), deadline))
 
 
 class Notes:
@@ -131,7 +126,10 @@ def live(job: Job, give: int, parent: int, started: float) -> NoReturn:
 
     def work(send: guard.Send) -> dict[str, Any]:
         function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
-        return function(job, send, deadline)
+        try:
+            return function(job, send, deadline)
+        except InputError as e:
+            return {"end": "error", "error": str(e)}
 
     guard.live(work, give, parent)
 

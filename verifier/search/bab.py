@@ -277,7 +277,6 @@ class Search:
         kept.open = open[alive]
         if self.clipper.level:
             kept = self.clipper.fresh(kept, picked.at(alive), bounds.at(alive))
-            kept.open = kept.open & ~self.clipper.refuted(kept)
             kept, left = self.clipper.shrink(kept)
             alive = alive[left]
             if not len(alive):

@@ -55,11 +55,9 @@ class Clipper:
 
     def shrink(self, domains: Domains) -> tuple[Domains, Tensor]:
         """Domains within their half-spaces without those of which nothing is left, and where something was (D,)."""
-        if self.level < 1 or not domains.g.shape[1] or not len(domains):
-            return domains, domains.open.any(1)
         some = torch.nonzero((domains.owner >= 0).any(1)).squeeze(1)
         alive = domains.open.any(1)
-        if not len(some):
+        if self.level < 1 or not len(some):
             return (domains if bool(alive.all()) else domains.take(alive)), alive
         clipped = self._shrink(domains.take(some))
         out = domains.take(slice(None))
@@ -139,16 +137,6 @@ class Clipper:
         out.h = _pad(planes.h.gather(1, best), pad)
         out.owner = _pad(torch.where(rank > -1, owner.gather(1, best), -1), pad, -1)
         return out
-
-    def refuted(self, domains: Domains) -> Tensor:
-        """Disjuncts (D, K) that several half-spaces together refute."""
-        found = torch.zeros_like(domains.open)
-        some = torch.nonzero((domains.owner >= 0).any(1)).squeeze(1)
-        if self.level >= 3 and len(some):
-            few = domains.take(some)
-            d, k, planes = _pairs(few)
-            found[some[d], k] = contradicts(few.lower[d], few.upper[d], planes)
-        return found
 
 
 def _pairs(domains: Domains) -> tuple[Tensor, Tensor, Halfspaces]:

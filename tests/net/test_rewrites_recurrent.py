@@ -92,8 +92,9 @@ def test_lstm_peepholes_and_coupled_gates(slots, coupled):
 
 @pytest.mark.parametrize("op", GATES)
 def test_clipped_arguments(op):
-    m = build(op, "b", "y", clip=0.3)
-    assert "Clip" in kinds(compare(m))
+    for _ in range(12):  # what is clipped, and what is not, shows in some only
+        m = build(op, "b", "y", clip=0.3)
+        assert "Clip" in kinds(compare(m))
 
 
 ACTIVATIONS = ["Relu", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Softsign"]

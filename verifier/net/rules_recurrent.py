@@ -8,7 +8,7 @@ With X_t the input at time t, H and C what the step before left, W and R constan
     LSTM  i, f = sigma(X_t W + H R + P C + b), n = g(X_t W + H R + b), C' = f C + i n,
           o = sigma(X_t W + H R + P C' + b), H' = o h(C'); f = 1 - i where input_forget
 
-`clip` limits the arguments of the activations. A direction "reverse" runs from the last step of each sequence to the
+`clip` limits the arguments of the activations, but for that of h, as ONNX Runtime has it. A direction "reverse" runs from the last step of each sequence to the
 first. Steps beyond a sequence's length leave H and C as they are and yield 0. An initial state that is absent is zero,
 and what is multiplied by it is left out.
 
@@ -121,7 +121,8 @@ def activations(n: Raw, directions: int) -> list[Callable[[Builder, str], str]]:
     names = n.attrs.get("activations") or DEFAULTS[n.op] * directions
     alphas, betas = iter(n.attrs.get("activation_alpha") or ()), iter(n.attrs.get("activation_beta") or ())
     count = len(DEFAULTS[n.op]) * directions
-    return [activation(name.lower(), alphas, betas, n.attrs.get("clip", 0.0)) for name in names[:count]]
+    limits = [0.0 if k % 3 == 2 and n.op == "LSTM" else n.attrs.get("clip", 0.0) for k in range(count)]
+    return [activation(name.lower(), alphas, betas, limit) for name, limit in zip(names, limits)]
 
 
 def activation(

@@ -8,9 +8,9 @@ With X_t the input at time t, H and C what the step before left, W and R constan
     LSTM  i, f = sigma(X_t W + H R + P C + b), n = g(X_t W + H R + b), C' = f C + i n,
           o = sigma(X_t W + H R + P C' + b), H' = o h(C'); f = 1 - i where input_forget
 
-`clip` limits the arguments of the activations, but for that of h, as ONNX Runtime has it. A direction "reverse" runs from the last step of each sequence to the
-first. Steps beyond a sequence's length leave H and C as they are and yield 0. An initial state that is absent is zero,
-and what is multiplied by it is left out.
+`clip` limits the arguments of the activations, but for that of h, as ONNX Runtime has it. A direction "reverse" runs
+from the last step of each sequence to the first. Steps beyond a sequence's length leave H and C as they are and yield
+0. An initial state that is absent is zero, and what is multiplied by it is left out.
 
 Symbols: T steps, B sequences, D directions, G gates, H hidden units; a gate is (B, H). W (D, G H, in), R (D, G H, H), b
 (D, 2 G H): first those of W, then those of R; gates in the order i o f n, z r n.

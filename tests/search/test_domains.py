@@ -19,7 +19,7 @@ DTYPES = st.sampled_from([torch.float32, torch.float64])
 
 def domains(lower, upper, prefer=None, score=None) -> Domains:
     d, m = lower.shape
-    prefer = torch.arange(min(3, m)).expand(d, -1).clone() if prefer is None else prefer
+    prefer = torch.zeros(d, dtype=torch.int64) if prefer is None else prefer
     score = torch.arange(d, dtype=torch.float64) if score is None else score
     return Domains(lower, upper, torch.arange(d), torch.ones(d, 2, dtype=torch.bool), score, prefer)
 
@@ -32,7 +32,7 @@ def step(x: torch.Tensor, times: int) -> torch.Tensor:
 
 @st.composite
 def parents(draw):
-    """Boxes with sides of 0 to 3 units in the last place, tiny, usual and huge ones; and how many levels to split."""
+    """Boxes with sides of 0 to 3 units in the last place, tiny, usual and huge ones."""
     dtype, d, m = draw(DTYPES), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     lower = torch.from_numpy(rng.normal(size=(d, m)) * 10.0 ** rng.uniform(-35, 30, (d, m))).to(dtype)
@@ -41,16 +41,13 @@ def parents(draw):
         kind = int(rng.integers(6))
         upper[i, j] = step(lower[i, j], kind) if kind < 4 else lower[i, j].abs() * 10.0 ** rng.uniform(-3, 3) + 1e-30
     upper = torch.maximum(lower, upper)
-    p = draw(st.integers(1, m))
-    prefer = torch.stack([torch.from_numpy(rng.permutation(m)[:p]) for _ in range(d)])
-    return domains(lower, upper, prefer), draw(st.integers(1, p))
+    return domains(lower, upper, torch.from_numpy(rng.integers(0, m, d)))
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(parents())
-def test_children_cover_their_parents_exactly(case):
-    boxes, levels = case
-    children, whole = split(boxes, levels)
+def test_children_cover_their_parents_exactly(boxes):
+    children, whole = split(boxes)
     assert bool((children.lower <= children.upper).all())
     for k in range(len(boxes)):
         mine = torch.nonzero(children.region == k).squeeze(1)
@@ -67,10 +64,9 @@ def test_children_cover_their_parents_exactly(case):
         have = sorted(tuple(zip(low, high)) for low, high in ends)
         assert have == sorted(itertools.product(*chains))
         split_dims = [j for j, pieces in enumerate(chains) if len(pieces) == 2]
-        assert set(split_dims) <= set(boxes.prefer[k, :levels].tolist())
-        for j in boxes.prefer[k, :levels].tolist():
-            next_up = np.nextafter(*(t[k, j].numpy() for t in (boxes.lower, boxes.upper)))
-            assert (j in split_dims) == bool(next_up < boxes.upper[k, j].numpy())
+        j = int(boxes.prefer[k])
+        next_up = np.nextafter(*(t[k, j].numpy() for t in (boxes.lower, boxes.upper)))
+        assert split_dims == ([j] if bool(next_up < boxes.upper[k, j].numpy()) else [])
         assert bool(whole[k]) == (not split_dims)
         if bool(whole[k]):
             assert mine.tolist() == [k]  # an unsplit parent stands at its own place

@@ -43,7 +43,6 @@ from verifier.search.domains import Domains, Pool, split
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 FAIR = 128  # domains from which the measured rate counts, or the time that they would take at that rate
 SAMPLE = 128  # domains on which deep clipping is weighed
-PREFERRED = 4  # dimensions remembered per domain, for splits of several levels
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
 GRADIENT_COST = 3.0  # a gradient step against running the network forward
@@ -154,7 +153,7 @@ class Search:
         upper = outward(torch.from_numpy(p.upper), coarse, 1).to(program.device, program.dtype)
         region = torch.arange(len(lower), device=program.device)
         zero = torch.zeros(len(lower), dtype=torch.float64, device=program.device)
-        prefer = torch.zeros((len(lower), min(PREFERRED, lower.shape[1])), dtype=torch.int64, device=program.device)
+        prefer = torch.zeros_like(region)
         return Domains(lower, upper, region, self.parts.targets.start(region), zero, prefer)
 
     def _batch(self) -> int:
@@ -165,13 +164,10 @@ class Search:
         return int(max(1, min(most, self.rate * min(ROUND_SECONDS, max(0.05, self.deadline.left() / 4)))))
 
     def _children(self) -> Domains:
-        """Takes domains from the pool and splits them, several levels at once while there are few."""
+        """Takes domains from the pool and splits them."""
         batch = max(2, self._batch())
         parents = self.pool.pop(max(1, batch // 2))
-        levels = 1
-        while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, 256):
-            levels += 1
-        children, whole = split(parents, levels)
+        children, whole = split(parents)
         stuck = int(whole.sum())
         if stuck:
             self.unsplittable += stuck
@@ -233,7 +229,7 @@ class Search:
                 seconds[method] = time.monotonic() - start
                 if not len(kept) or seconds[method] > 2.0 or self.deadline.passed():
                     break
-                boxes, _ = split(kept, 1)
+                boxes, _ = split(kept)
                 volume /= 2
         speed = {m: (closed[m] + 1e-9) / max(seconds[m], 1e-3) for m in closed}
         self.method = max(speed, key=speed.get)
@@ -297,7 +293,7 @@ class Search:
         middle = kept.lower + (kept.upper - kept.lower) / 2
         narrow = ~((middle > kept.lower) & (middle < kept.upper))  # cannot be halved in this precision
         preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))
-        kept.prefer = torch.topk(preference, kept.prefer.shape[1], dim=1).indices
+        kept.prefer = preference.argmax(1)
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
 
     def _within(self, domains: Domains, picked: Picked) -> Halfspaces | None:

@@ -44,8 +44,8 @@ A = TypeVar("A", bound=Arrays)
 @dataclass
 class Domains(Arrays):
     """Boxes: arrays of one length D. `lower`, `upper` (D, m); `region` (D,); `open` (D, K) bool; `score` (D,) float64;
-    `prefer` (D, P) int64. Half-spaces `g` (D, C, m) x + `h` (D, C) <= 0, each for the disjunct `owner` (D, C) alone, -1
-    where there are fewer.
+    `prefer` (D,) int64, the dimension to split. Half-spaces `g` (D, C, m) x + `h` (D, C) <= 0, each for the disjunct
+    `owner` (D, C) alone, -1 where there are fewer.
     """
 
     lower: Tensor
@@ -105,24 +105,20 @@ class Pool(Generic[A]):
         return self.held.take(chosen)
 
 
-def split(domains: Domains, levels: int) -> tuple[Domains, Tensor]:
-    """Halves every domain along its first preferred dimensions, `levels` of them: (D 2^levels) children that cover
-    their parents exactly.
+def split(domains: Domains) -> tuple[Domains, Tensor]:
+    """Halves every domain along its preferred dimension: children that cover their parents exactly.
 
+    One dimension a round: to split several along what one bound told costs twice the domains, and more with clipping.
     A dimension whose middle is one of its ends is as fine as the working precision allows and is not halved. Returns
-    the children and, for every parent, whether no dimension could be halved (such a parent yields one child, itself).
+    the children, left halves first, and for every parent whether it could not be halved (such a parent yields one
+    child, itself, at its own place).
     """
-    children, whole = domains, torch.ones(len(domains), dtype=torch.bool, device=domains.region.device)
-    origin = torch.arange(len(domains), device=domains.region.device)
-    for level in range(levels):
-        d = children.prefer[:, level : level + 1]
-        l, u = children.lower.gather(1, d), children.upper.gather(1, d)
-        mid = l + (u - l) / 2
-        can = ((mid > l) & (mid < u)).squeeze(1)
-        whole[origin[can]] = False
-        left, right = children.take(slice(None)), children.take(can)
-        left.upper = torch.where(can.unsqueeze(1), left.upper.scatter(1, d, mid), left.upper)
-        right.lower = right.lower.scatter(1, d[can], mid[can])
-        children = Domains.join([left, right])
-        origin = torch.cat([origin, origin[can]])
-    return children, whole
+    d = domains.prefer.unsqueeze(1)
+    l, u = domains.lower.gather(1, d), domains.upper.gather(1, d)
+    mid = l + (u - l) / 2
+    can = (mid > l) & (mid < u)
+    split = can.squeeze(1)
+    left, right = domains.take(slice(None)), domains.take(split)
+    left.upper = torch.where(can, left.upper.scatter(1, d, mid), left.upper)
+    right.lower = right.lower.scatter(1, d[split], mid[split])
+    return Domains.join([left, right]), ~split

@@ -18,7 +18,7 @@ Precision. float32 bounds carry their own rounding charge and are trusted where 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -88,7 +88,7 @@ class Search:
         self.pool = Pool(parts.memory)
         self.clipper = Clipper(config.clip, parts.trusted or parts.program.dtype == torch.float64)
         self.witness: Witness | None = None
-        self.unsplittable = 0
+        self.unsplittable, self.at, self.done = 0, 0, False  # `at`: the next region
         self.seconds = {"attack": 0.0, "bounds": 0.0, "replay": 0.0}
         self.stats = {
             "domains": 0,
@@ -106,15 +106,22 @@ class Search:
 
     def run(self) -> Outcome:
         """Searches until an answer, the deadline, or the limit of rounds."""
+        for _ in self.rounds():
+            pass
+        return self.outcome()
+
+    def rounds(self) -> Iterator[None]:
+        """The search, round by round: whoever drives it may pause it, or leave it, between two of them. At the end
+        `done` says whether nothing is left open.
+        """
         fresh = self.fresh = self._regions()
         self.scale = (fresh.upper - fresh.lower).amax(0).clamp(min=torch.finfo(fresh.lower.dtype).tiny)
         self._attack(self.config.attack.share)
-        at = 0
         while self.witness is None and not self.deadline.passed():
-            if at < len(fresh):
-                count = min(self._batch(), len(fresh) - at)
-                children = fresh.take(slice(at, at + count))
-                at += count
+            if self.at < len(fresh):
+                count = min(self._batch(), len(fresh) - self.at)
+                children = fresh.take(slice(self.at, self.at + count))
+                self.at += count
             elif len(self.pool):
                 children = self._children()
             else:
@@ -122,11 +129,22 @@ class Search:
             self._round(children)
             if self.undecided and len(self.pool) and self._measured():
                 self._choose_method()
-            if at >= len(fresh) and len(self.pool):
+            if self.at >= len(fresh) and len(self.pool):
                 self._attack(self.config.attack.share)
             if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
                 break
-        return self._outcome(done=at >= len(fresh) and not len(self.pool))
+            yield
+        self.done = self.at >= len(fresh) and not len(self.pool)
+
+    def open_share(self) -> float:
+        """How much of the input set is still open, by volume, every region counted alike; and what was set aside."""
+        share = float(len(self.fresh) - self.at + self.unsplittable)
+        if len(self.pool):
+            held, whole = self.pool.held, self.fresh.take(self.pool.held.region)
+            width = whole.upper - whole.lower
+            part = torch.where(width > 0, (held.upper - held.lower) / width.clamp(min=1e-30), 1.0)
+            share += float(part.double().prod(1).sum())
+        return share / max(1, len(self.fresh))
 
     def attack_only(self, unbounded: tuple[str, ...], deadline: Deadline) -> Outcome:
         """Attacks until this search's own deadline; for networks that cannot be bounded. `deadline` is the run's."""
@@ -134,7 +152,7 @@ class Search:
         while self.witness is None and not self.deadline.passed() and self.config.attack.method != "none":
             self._attack(share=1.0)
         if self.witness is not None:
-            return self._outcome(done=False)
+            return self.outcome()
         reason = f"no bounds for {', '.join(unbounded)}, and no counterexample was found"
         return Outcome(
             Verdict.TIMEOUT if deadline.passed() else Verdict.UNKNOWN,
@@ -396,7 +414,9 @@ class Search:
         kind = self.parts.program.dtype
         return f"{self.unsplittable} boxes are as small as {kind} allows and neither refuted nor violated"
 
-    def _outcome(self, done: bool) -> Outcome:
+    def outcome(self) -> Outcome:
+        """What the search has come to, at its end or where it was left."""
+        done = self.done
         count = f"{self.stats['domains']} domains bounded in {self.stats['rounds']} rounds"
         if self.witness is not None:
             verdict, reason = Verdict.SAT, "counterexample replayed in ONNX Runtime"

@@ -12,6 +12,7 @@ Regions are taken one after the other: their intermediate boxes have nothing in 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from verifier.bounds.trace import Trace, known, trace_values
 from verifier.branching import NEURONS
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
-from verifier.search.bab import Outcome, Parts, Search
+from verifier.search.bab import Parts, Search
 from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
 from verifier.search.cases import Cases, split
 from verifier.search.domains import Domains, Pool
@@ -50,41 +51,49 @@ class NeuronSearch(Search):
         super().__init__(parts, config, deadline, listener)
         self.heuristic = NEURONS.load()[config.branching.neurons]
         self.cases: Pool[Cases] = Pool(parts.memory)
+        self.roots = 1  # cases that the region under way began with
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
         self.seconds |= {"root": 0.0, "tightening": 0.0}
 
     # --- the loop
 
-    def run(self) -> Outcome:
-        """Searches until an answer, the deadline, or the limit of rounds."""
+    def rounds(self) -> Iterator[None]:
         self.fresh = self._regions()
         self._attack(self.config.attack.share)
-        at = 0
-        while at < len(self.fresh) and self.witness is None and not self.deadline.passed():
-            if not self._region(at):
-                break
-            at += 1
-        return self._outcome(done=at >= len(self.fresh))
+        while self.at < len(self.fresh) and self.witness is None and not self.deadline.passed():
+            yield from self._region(self.at)
+            if len(self.cases) or self.witness is not None:
+                return
+            self.at += 1
+        self.done = self.at >= len(self.fresh)
 
-    def _region(self, index: int) -> bool:
-        """Whether the region is done: all of its disjuncts refuted, but for what was set aside."""
+    def open_share(self) -> float:
+        """How much of the trees is open, a split counting as a half, and every region alike."""
+        share = float(len(self.fresh) - self.at + self.unsplittable)
+        if len(self.cases):
+            depth = (self.cases.held.column >= 0).sum(1).double()
+            share += float(torch.exp2(-depth).sum()) / self.roots - 1.0
+        return share / max(1, len(self.fresh))
+
+    def _region(self, index: int) -> Iterator[None]:
+        """Searches a region. Cases are left waiting where it ends before all disjuncts are refuted or set aside."""
         begin = time.monotonic()
         bounder = self._root(index)
         rooted = time.monotonic()
         self.seconds["root"] += rooted - begin
-        coarse = True
+        coarse, before = True, self.seconds["bounds"]
         while len(self.cases):
+            yield
             if self.witness is not None or self.deadline.passed():
-                return False
+                return
             if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
-                return False
-            if coarse and time.monotonic() - rooted > min(FIRST_LOOK, rooted - begin):
+                return
+            if coarse and self.seconds["bounds"] - before > min(FIRST_LOOK, rooted - begin):
                 coarse, bounder = False, self._tighten(bounder, index)
                 continue
             self._round_of(bounder, index)
             if self.witness is None and len(self.cases):
                 self._attack(self.config.attack.share / 3)  # every round tries its minimisers as well
-        return self.witness is None
 
     # --- the root
 
@@ -145,6 +154,7 @@ class NeuronSearch(Search):
         slots = torch.nonzero(self.fresh.open[index]).squeeze(1)
         if not len(slots):
             return None
+        self.roots = len(slots)
         rows = tables(targets, fine_targets, int(box.region[0]))
         device = trace.program.device.type
         bounder = Bounder(trace, rows, fine, self.heuristic, CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk)

@@ -5,7 +5,7 @@ the device has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,9 +22,12 @@ from verifier.problem import Problem
 from verifier.result import UsageError, Verdict, Witness
 from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search
 from verifier.search.neurons import NeuronSearch
+from verifier.search.portfolio import Portfolio
 
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
-MANY_DIMENSIONS = 20  # more than so many moving inputs are hardly split one by one
+FEW_MOVING = 12  # up to so many moving inputs are split one by one first, if neurons can be split as well
+MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
+KINDS = {"input": Search, "neurons": NeuronSearch}
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
 
 
@@ -36,7 +39,7 @@ class Plan:
     dtype: torch.dtype
     device: torch.device
     unbounded: tuple[str, ...]  # operators without bounds
-    neurons: bool  # split neurons, not input dimensions
+    splits: tuple[str, ...]  # what is split, input or neurons, in the order in which that is tried
     reasons: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -59,7 +62,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     asked = {"float32": torch.float32, "float64": torch.float64}
     dtype = asked.get(config.precision, torch.float64 if model == np.float64 else torch.float32)
     program = Program(problem.network, dtype, device)
-    neurons = False
+    splits: tuple[str, ...] = ()
     unbounded = tuple(sorted({s.node.kind for s in program.without_bounds()}))
     why = "as configured" if config.precision in asked else f"the model is written in {model}"
     reasons = [
@@ -75,29 +78,31 @@ def plan(problem: Problem, config: Config) -> Plan:
     if unbounded:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
     else:
-        neurons, why = _splits_neurons(program, config)
+        splits, why = _splits(program, config)
         bounds = config.bounds.method
         if bounds == "auto":
             few = program.n_in <= FEW_DIMENSIONS
             bounds = f"crown{', or forward planes if a probe shows that they close more per second' if few else ''}"
-        if neurons:
-            how = f"neuron splitting by {config.branching.neurons}, bounds by crown, then optimised dual bounds"
-        else:
-            how = f"input splitting by {config.branching.method}, bounds by {bounds}"
+        words = {
+            "input": f"input splitting by {config.branching.method}, bounds by {bounds}",
+            "neurons": f"neuron splitting by {config.branching.neurons}, bounds by crown, then optimised dual bounds",
+        }
+        how = "; where that stalls, ".join(words[s] for s in splits)
         reasons.append(f"search: {how}, up to {config.search.batch} domains a round ({why})")
-    return Plan(program, dtype, device, unbounded, neurons, tuple(reasons))
+    return Plan(program, dtype, device, unbounded, splits, tuple(reasons))
 
 
-def _splits_neurons(program: Program, config: Config) -> tuple[bool, str]:
-    """Whether to split neurons, and why."""
+def _splits(program: Program, config: Config) -> tuple[tuple[str, ...], str]:
+    """What to split, in the order in which to try, and why."""
     kinks = sorted({s.node.kind for s in program.steps[1:] if isinstance(s.op, Pointwise) and s.op.uniform})
     if config.search.split != "auto" and (kinks or config.search.split == "input"):
-        return config.search.split == "neurons", "as configured"
+        return (config.search.split,), "as configured"
     if not kinks:
-        return False, "no function of one number to split"
-    if program.n_in > MANY_DIMENSIONS:
-        return True, f"{program.n_in} dimensions move, and {', '.join(kinks)} can be split"
-    return False, f"only {program.n_in} dimensions move"
+        return ("input",), "no function of one number to split"
+    move = f"{program.n_in} dimensions move, and {', '.join(kinks)} can be split"
+    if program.n_in > MANY_MOVING:
+        return ("neurons",), move
+    return ("neurons", "input") if program.n_in > FEW_MOVING else ("input", "neurons"), move
 
 
 def solve(
@@ -129,8 +134,9 @@ def solve(
         return Search(parts, config, deadline.sooner(ATTACK_ONLY_SECONDS), listener).attack_only(
             plan.unbounded, deadline
         )
-    search = NeuronSearch if plan.neurons else Search
-    return search(parts, config, deadline, listener).run()
+    parts = replace(parts, memory=parts.memory // len(plan.splits))
+    members = {f"splitting {s}": KINDS[s](parts, config, deadline, listener) for s in plan.splits}
+    return Portfolio(members, deadline, listener).run()
 
 
 def trusts_float32(program: Program) -> bool:

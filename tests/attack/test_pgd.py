@@ -15,6 +15,7 @@ from verifier.attack.pgd import Attack, starts
 from verifier.bounds.program import Program
 from verifier.bounds.targets import Targets
 from verifier.events import Deadline
+from verifier.ops import OPS
 from verifier.problem import compile_problem
 
 
@@ -31,9 +32,9 @@ class Ready:
         self.visited: list[torch.Tensor] = []
         forward = self.program.forward
 
-        def watched(x):
+        def watched(x, guided=False):
             self.visited.append(x.detach().clone())
-            return forward(x)
+            return forward(x, guided)
 
         self.program.forward = watched
 
@@ -135,6 +136,26 @@ def test_an_exact_corner_of_the_box():
     exact = query(2, 2, [([0.0, -1.0], corner)], [(0, [({2: -1.0}, corner[0]), ({3: -1.0}, corner[1])])])
     got = Ready(network, exact).descend(restarts=4, steps=10)
     assert got.points.tolist()[0] == corner
+
+
+@pytest.mark.parametrize("kind", ("Sign", "Round"))
+def test_steps_are_passed_straight_through(kind, monkeypatch):
+    """Networks of steps, whose own gradients are zero: a rare output is found by the gradients that stand in."""
+
+    def found() -> int:
+        count = 0
+        for seed in range(6):
+            rng = np.random.default_rng(seed)
+            network = random_dense(rng, (24, 32, 32, 1), kind)
+            x = torch.from_numpy(rng.uniform(-1, 1, (20000, 24)).astype(np.float32))
+            least = float(Program(network, torch.float32, "cpu").forward(x).min())
+            q = query(24, 1, [([-1.0] * 24, [1.0] * 24)], [(0, [({24: 1.0}, -least)])])  # one in 20,000, at the most
+            count += bool(len(Ready(network, q, seed).descend(restarts=16, steps=30).points))
+        return count
+
+    assert found() >= 5
+    monkeypatch.setattr(OPS[kind], "guide", OPS[kind].forward)
+    assert found() <= 1
 
 
 def test_seeds_reproduce():

@@ -148,9 +148,9 @@ def bind(network: Network, dtype: torch.dtype) -> list[tuple[Node, Operator, tup
     return steps
 
 
-def execute(network: Network, steps, xs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Outputs (N, *shape) by the operators' forwards."""
+def execute(network: Network, steps, xs: list[torch.Tensor], guided: bool = False) -> list[torch.Tensor]:
+    """Outputs (N, *shape) by the operators' forwards, or their guides."""
     values = dict(zip([t.name for t in network.inputs], xs))
     for node, op, names in steps:
-        values[node.name] = op.forward(*(values[n] for n in names))
+        values[node.name] = (op.guide if guided else op.forward)(*(values[n] for n in names))
     return [values[t.name] for t in network.outputs]

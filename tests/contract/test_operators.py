@@ -94,6 +94,15 @@ def test_gradients_flow(kind):
         assert not run(*xs) or torch.autograd.gradcheck(run, xs, eps=1e-7, atol=1e-4, fast_mode=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_guides_have_the_values_of_forward(kind):
+    for example in examples(kind)[:12]:
+        xs = [torch.from_numpy(x) for x in example.sample(5, seed=4)]
+        steps = bind(example.network, torch.float64)
+        for y, guided in zip(execute(example.network, steps, xs), execute(example.network, steps, xs, guided=True)):
+            assert torch.allclose(guided.double(), y.double(), 1e-12, 1e-12, equal_nan=True)
+
+
 def differentiable(example: Example, steps, *xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(y for y in execute(example.network, steps, list(xs)) if y.requires_grad)
 

@@ -132,7 +132,7 @@ class Attack:
         t = self.targets
         with torch.enable_grad():
             row, slot = t.row[region], t.slot[region]
-            value = t.apply(self.program.forward(x), row.clamp(min=0)) + t.const[region].to(x.dtype)
+            value = t.apply(self.program.forward(x, guided=True), row.clamp(min=0)) + t.const[region].to(x.dtype)
             value = torch.where((row >= 0) & (slot == aim.unsqueeze(1)), value, -float("inf"))
             top = torch.topk(value, min(POLISHED_ROWS, value.shape[1]), dim=1).values
             if not top.requires_grad:
@@ -156,7 +156,7 @@ class Attack:
         """Hinge of the aimed disjunct (N,), its gradient (N, m), and the values of all disjuncts (N, K)."""
         x = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            y = self.program.forward(x)
+            y = self.program.forward(x, guided=True)
             t = self.targets
             row, slot, const = t.row[region], t.slot[region], t.const[region]
             mine = (row >= 0) & (slot == aim.unsqueeze(1))
@@ -168,7 +168,7 @@ class Attack:
             margin = 1e-6 * (1 + value.detach().abs().amax(1, keepdim=True))
             hinge = torch.where(mine.gather(1, index), torch.maximum(value, -margin), 0.0).sum(1)
             gradient = None
-            if hinge.requires_grad:  # not where a step, a rounding or an argmax lies between x and y
+            if hinge.requires_grad:  # not where a comparison or an argmax lies between x and y
                 (gradient,) = torch.autograd.grad(hinge.sum(), x, allow_unused=True)
         gradient = torch.zeros_like(x) if gradient is None else torch.nan_to_num(gradient)
         return hinge.detach(), gradient, t.values(y.detach(), region)

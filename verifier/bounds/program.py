@@ -90,13 +90,16 @@ class Program:
     def n_in(self) -> int:
         return size(self.network.inputs[0].shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, m) to (N, p), through the operators' own forward; differentiable where they are."""
+    def forward(self, x: Tensor, guided: bool = False) -> Tensor:
+        """(N, m) to (N, p), through the operators' own forward; differentiable where they are. `guided`: with gradients
+        that lead somewhere even where there are jumps (`Operator.guide`), the same values up to rounding.
+        """
         values: list[Tensor | None] = [x] + [None] * (len(self.steps) - 1)
         last_use = self._last_use
         for k in range(1, len(self.steps)):
             step = self.steps[k]
-            values[k] = step.op.forward(*(values[i] for i in step.inputs))
+            run = step.op.guide if guided else step.op.forward
+            values[k] = run(*(values[i] for i in step.inputs))
             for i in step.inputs:
                 if last_use[i] == k:
                     values[i] = None  # free what nobody reads any more

@@ -25,12 +25,21 @@ from verifier.ops.base import Site
 from verifier.ops.pointwise import Place, Pointwise, chord
 
 
+def straight_through(smooth: Tensor, value: Tensor) -> Tensor:
+    """`value` with the gradient of `smooth` (Bengio et al., arXiv 1308.3432), up to rounding."""
+    return smooth + (value - smooth).detach()
+
+
 class Stairs(Pointwise):
     """Steps of height 1 and length `unit`, the one into k at (k - lag) unit."""
 
     rounds = 4
     unit: float | Tensor = 1.0
     lag: float = 0.0
+
+    def guide(self, x: Tensor) -> Tensor:
+        """Straight through: the gradient of the line that the stairs climb along."""
+        return straight_through(x / self.unit, self.forward(x))
 
     def below(self, x: Tensor) -> Tensor:
         """The least that f(x) may be in real arithmetic."""
@@ -158,6 +167,13 @@ class Jumps(Pointwise):
 class Sign(Jumps):
     jumps = (Jump(0.0, -1.0, 0.0, 1.0),)
     ulps = 0.0
+
+    def guide(self, x: Tensor) -> Tensor:
+        """The gradient of x / (m + |x|), m the mean size of x: it fades with the distance to the jump, to nothing
+        nowhere.
+        """
+        mean = x.detach().abs().mean().clamp(min=torch.finfo(x.dtype).tiny)
+        return straight_through(x / (mean + x.abs()), self.forward(x))
 
     def f(self, x: Tensor) -> Tensor:
         return torch.sign(x)

@@ -23,7 +23,7 @@ where sums cancelled, is said by `doubt`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -151,8 +151,7 @@ class Affine(Operator):
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         """a (N, *out_shape) to (a M_i) (N, *in_shape_i) for every variable input i."""
         zeros = [a.new_zeros((a.shape[0], *s)) for s in self.in_shapes]
-        _, pullback = torch.func.vjp(self.forward, *zeros)
-        return pullback(a)
+        return pull_back(self.forward, zeros, a)
 
     def rows(self, index: Tensor, sign: Tensor) -> tuple[Tensor, ...]:
         """Rows of M, each times a sign.
@@ -283,8 +282,17 @@ class Joint(Nonlinear):
         """
         middle = [torch.nan_to_num(l + (u - l) / 2).clamp(-1e30, 1e30) for l, u in boxes]
         points = [m.repeat_interleave(a.shape[1], 0) for m in middle]
-        _, pullback = torch.func.vjp(self.forward, *points)
-        return tuple(torch.nan_to_num(p).reshape(*a.shape[:2], *p.shape[1:]) for p in pullback(a.flatten(0, 1)))
+        pulled = pull_back(self.forward, points, a.flatten(0, 1))
+        return tuple(torch.nan_to_num(p).reshape(*a.shape[:2], *p.shape[1:]) for p in pulled)
+
+
+def pull_back(f: Callable[..., Tensor], xs: list[Tensor], a: Tensor) -> tuple[Tensor, ...]:
+    """a (like f's result) through f's derivative at xs: like xs. (`torch.func` would import a compiler: a second.)"""
+    with torch.enable_grad():
+        xs = [x.detach().requires_grad_(True) for x in xs]
+        y = f(*xs)
+        found = torch.autograd.grad(y, xs, a, allow_unused=True) if y.requires_grad else [None] * len(xs)
+    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(xs, found))
 
 
 def size(shape: Shape) -> int:

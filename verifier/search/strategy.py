@@ -78,7 +78,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     if unbounded:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
     else:
-        splits, why = _splits(program, config)
+        splits, why = _splits(problem, program, config)
         bounds = config.bounds.method
         if bounds == "auto":
             few = program.n_in <= FEW_DIMENSIONS
@@ -92,17 +92,19 @@ def plan(problem: Problem, config: Config) -> Plan:
     return Plan(program, dtype, device, unbounded, splits, tuple(reasons))
 
 
-def _splits(program: Program, config: Config) -> tuple[tuple[str, ...], str]:
+def _splits(problem: Problem, program: Program, config: Config) -> tuple[tuple[str, ...], str]:
     """What to split, in the order in which to try, and why."""
     kinks = sorted({s.node.kind for s in program.steps[1:] if isinstance(s.op, Pointwise) and s.op.uniform})
     if config.search.split != "auto" and (kinks or config.search.split == "input"):
         return (config.search.split,), "as configured"
     if not kinks:
         return ("input",), "no function of one number to split"
-    move = f"{program.n_in} dimensions move, and {', '.join(kinks)} can be split"
-    if program.n_in > MANY_MOVING:
+    moving = int((problem.upper > problem.lower).sum(1).max()) if len(problem.lower) else 0
+    where = " in a region" if len(problem.lower) > 1 else ""
+    move = f"{moving} dimensions move{where}, and {', '.join(kinks)} can be split"
+    if moving > MANY_MOVING:
         return ("neurons",), move
-    return ("neurons", "input") if program.n_in > FEW_MOVING else ("input", "neurons"), move
+    return ("neurons", "input") if moving > FEW_MOVING else ("input", "neurons"), move
 
 
 def solve(

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.pgd import Attack, Found
+from verifier.attack.sweep import sweep
 from verifier.bounds.backward import concretise
 from verifier.bounds.chunks import Limits, bound_rows
 from verifier.bounds.interval import outward
@@ -46,6 +47,8 @@ SAMPLE = 128  # domains on which deep clipping is weighed
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
 GRADIENT_COST = 3.0  # a gradient step against running the network forward
+SWEPT_BOXES, SWEPT_POINTS, SWEPT_BLOCK = 16, 5000, 64  # of a sweep: from so many boxes so many points at a time
+SWEEP_SHARE = 0.25  # of the time left for those
 FEW_DIMENSIONS = 16  # forward planes carry one column per dimension
 ROUND_SECONDS = 1.0  # a round aims to take no longer, so that deadline, attack and progress get their turn
 
@@ -101,6 +104,7 @@ class Search:
         self.rate = 0.0  # domains bounded per second
         self.started = time.monotonic()
         self.attacks, self.point_seconds = 0, 0.0
+        self.places: Iterator[tuple[Tensor, Tensor]] | None = None
 
     # --- the loop
 
@@ -384,8 +388,25 @@ class Search:
         domains = domains.take(slice(0, max(1, int(affordable))))
         allowed = self.deadline.sooner(seconds)
         self.attacks += 1
-        self._try(attack.descend(domains.lower, domains.upper, domains.region, domains.open, restarts, steps, allowed))
+        self._sweep()
+        if self.witness is None:
+            self._try(
+                attack.descend(domains.lower, domains.upper, domains.region, domains.open, restarts, steps, allowed)
+            )
         self.seconds["attack"] += time.monotonic() - start
+
+    def _sweep(self) -> None:
+        """Goes on trying all places where few dimensions move."""
+        if self.places is None:
+            few = self.fresh.take(slice(0, SWEPT_BOXES))
+            self.places = sweep(few.lower, few.upper, SWEPT_BLOCK, self.parts.attack.generator)
+        until, done = self.deadline.sooner(SWEEP_SHARE * self.deadline.left()), 0
+        while self.witness is None and done < SWEPT_POINTS and not until.passed():
+            x, box = next(self.places, (None, None))
+            if x is None:
+                return
+            done += len(x)
+            self._try(self.parts.attack.probe(x, self.fresh.region[box]))
 
     def _seconds_per_point(self, domains: Domains) -> float:
         """What running the network forward costs per point, measured once on a handful."""

@@ -24,6 +24,8 @@ from verifier.bounds.targets import Picked, Targets
 from verifier.bounds.tighten import tightened
 from verifier.bounds.trace import Trace, known, trace_values
 from verifier.branching import NEURONS
+from verifier.branching.points import Points
+from verifier.branching.store import Store
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.search.bab import Outcome, Parts, Search
@@ -37,6 +39,7 @@ FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before 
 TIGHTENING_SHARE = 0.2  # of the time that is left
 FINE_COST = 4.0  # the root in float64 against the root in float32, with something to spare
 FINE_SHARE = 0.2  # of the time that is left
+TABLE_SHARE = 0.05  # of the time that is left, for making a table of split points
 FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
 LEAF = Settings(steps=150, alpha_rate=0.2, beta_rate=0.4, decay=0.97, patience=40)
@@ -49,6 +52,12 @@ class NeuronSearch(Search):
     def __init__(self, parts: Parts, config: Config, deadline: Deadline, listener: Listener):
         super().__init__(parts, config, deadline, listener)
         self.heuristic = NEURONS.load()[config.branching.neurons]
+        self.points = Points(
+            parts.program.device,
+            config.branching.points == "tables",
+            Store.of_user() if config.branching.cache else Store(),
+            lambda: TABLE_SHARE * deadline.left(),
+        )
         self.cases: Pool[Cases] = Pool(parts.memory)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
         self.seconds |= {"root": 0.0, "tightening": 0.0}
@@ -147,7 +156,8 @@ class NeuronSearch(Search):
             return None
         rows = tables(targets, fine_targets, int(box.region[0]))
         device = trace.program.device.type
-        bounder = Bounder(trace, rows, fine, self.heuristic, CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk)
+        chunk = CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk
+        bounder = Bounder(trace, rows, fine, self.heuristic, chunk, self.points, self.config.branching.curves)
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )

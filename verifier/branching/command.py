@@ -124,7 +124,7 @@ def draw(name: str, consumers: tuple[Consumer, ...], levels: np.ndarray, folder:
     return place
 
 
-def field(consumers: tuple[Consumer, ...], levels: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def field(consumers: tuple[Consumer, ...], levels: np.ndarray, edge: float) -> tuple[np.ndarray, ...]:
     """Ends (n,) of intervals, and for every l and u the point and the fraction (n, n); NaN where there is no interval
     or no value.
     """

@@ -85,11 +85,17 @@ class NeuronSearch(Search):
         while len(self.cases):
             if self.witness is not None or self.deadline.passed():
                 return False
-            if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
-                return False
-            if coarse and time.monotonic() - rooted > min(FIRST_LOOK, rooted - begin):
+            limit = self.config.search.max_rounds
+            whole = limit == 1  # the root is a round: where there is no other, no pains are spared for its bounds
+            if coarse and (whole or time.monotonic() - rooted > min(FIRST_LOOK, rooted - begin)):
                 coarse, bounder = False, self._tighten(bounder, index)
                 continue
+            if whole:
+                bounded = bounder.bound(self.cases.pop(len(self.cases)), LEAF, PREFERRED)
+                self._settle(bounded, bounder, index)
+                return self.witness is None and not len(self.cases)
+            if limit and self.stats["rounds"] >= limit:
+                return False
             self._round_of(bounder, index)
             if self.witness is None and len(self.cases):
                 self._attack(self.config.attack.share / 3)  # every round tries its minimisers as well

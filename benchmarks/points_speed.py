@@ -1,9 +1,9 @@
 """What looking split points up costs: its share of the rounds of a search, and what loading a table adds once.
 
 The first property of every model of a folder with an `instances.csv` is searched on one thread for a while, without
-attacks, with the heuristics asked for. Printed for each: rounds, domains, seconds of the rounds, of these in look-ups
-(`Points.at`, without loading) and their share, points looked up, and seconds that the tables took to be there. GPUs do
-their work later than they are told, so figures are for a CPU.
+attacks, with tables for all and the heuristics asked for. Printed for each: rounds, domains, seconds of the rounds, of
+these in look-ups (`Points.at`, without loading) and their share, points looked up, and seconds that the tables took to
+be there. GPUs do their work later than they are told, so figures are for a CPU.
 
 usage: python benchmarks/points_speed.py [FOLDER] [--cap 15] [--neurons kfsb,babsr,bbps] [--set KEY=VALUE]
 """
@@ -63,7 +63,8 @@ def main() -> None:
     print(f"{'model':16} {'neurons':8}", *(f"{word:>10}" for word in head))
     for model, prop in sorted(first.items()):
         for neurons in args.neurons.split(","):
-            words = ["attack.share=0", "threads=1", "search.split=neurons", f"branching.neurons={neurons}", *args.set]
+            words = ["attack.share=0", "threads=1", "search.split=neurons", f"branching.neurons={neurons}"]
+            words += ["branching.points=tables", *args.set]
             config = settings.read(None, words, {"timeout": f"{args.cap:g}", "device": "cpu"})
             with Clock() as clock:
                 result = verify(args.folder / model, args.folder / prop, config)

@@ -44,9 +44,10 @@ class BranchingConfig:
     method: str = setting("sensitivity", "branching heuristic", basic=True, choices=("sensitivity", "widest"))
     neurons: str = setting("kfsb", "heuristic that picks the neuron to split", choices=("babsr", "bbps", "gap", "kfsb"))
     points: str = setting(
-        "tables",
-        "where curved functions are split: at points that leave the least gap, from tables, or at the middle",
-        choices=("tables", "middle"),
+        "auto",
+        "where curved functions are split: at points that leave the least gap (tables), at the middle, or by tables "
+        "only where a function bends one way or has a pole",
+        choices=("auto", "tables", "middle"),
     )
     curves: bool = setting(True, "whether functions that are not piecewise linear are split as well")
     cache: bool = setting(True, "keep tables that had to be made in the user's cache folder (--no-cache: do not)")

@@ -8,7 +8,10 @@ neuron and a point.
     bbps middle    by planes kept from the root
     bbps tables    the same, at points that leave the least gap
     kfsb middle    by trials of the best few
-    kfsb tables    the same, at points that leave the least gap: the default
+    kfsb tables    the same, at points that leave the least gap
+
+The default takes points from tables only where functions bend one way or have a pole, and no split function here does:
+it is kfsb middle.
 
 Every mode is a run of `verify bench` with the defaults but for these settings, `search.split=neurons`, and what `--set`
 says, in a folder of its own below `--out`; what was ended goes on there. Printed for each mode: instances verified

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from verifier.branching.known import KNOWN
-from verifier.branching.points import Points, kink, middle
+from verifier.branching.points import Points, kink, lopsided, middle
 from verifier.branching.tables import Table, build, gap, grid_for, key
 
 NAMES = ("sigmoid", "tanh+mul", "sin", "sqrt")
@@ -51,7 +51,7 @@ class Stub:
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 def test_every_point_is_strictly_inside(dtype):
-    points = Points()
+    points = Points(how="tables")
     operator = KNOWN["sigmoid"][0].operator()
     inf = float("inf")
     l = torch.tensor([-inf, -inf, 2.0, -1e30, 1e5, 1.0, -300.0, -1.0, -3e38], dtype=dtype)
@@ -71,3 +71,9 @@ def test_kinks_come_first():
 def test_the_key_forgets_the_order_but_not_the_constants():
     assert key(KNOWN["sin+cos"]) == key(KNOWN["sin+cos"][::-1])
     assert len({key(c) for c in KNOWN.values()}) == len(KNOWN)
+
+
+def test_what_bends_one_way_or_has_a_pole_is_lopsided():
+    found = {n for n, c in KNOWN.items() if lopsided(c)}
+    assert {"exp", "log", "sqrt", "reciprocal", "softplus", "square", "cosh"} <= found
+    assert not found & {"sigmoid", "tanh", "tanh+mul", "erf", "sin", "cos", "gelu", "swish", "cube"}

@@ -169,7 +169,7 @@ def test_the_user_s_cache_is_where_the_system_says(monkeypatch, tmp_path):
 def test_what_would_take_too_long_is_not_made(tmp_path):
     kept = Store(tmp_path)
     assert kept.levels(QUICK, seconds=0.0) is None and not list(tmp_path.iterdir())
-    points = Points(store=kept, patience=lambda: 0.0)
+    points = Points(how="tables", store=kept, patience=lambda: 0.0)
     l, u = torch.tensor([0.5]), torch.tensor([2.5])
     assert points.points((QUICK[0].operator(),), l, u).tolist() == [1.5]
     told = []
@@ -194,7 +194,7 @@ def cached(tmp_path_factory) -> Points:
     for consumers in READ:
         kept._write(key(consumers), "", Store().levels(consumers))
         assert kept.find(consumers)[1] == "cached"
-    return Points(store=kept, patience=lambda: 0.0)
+    return Points(how="tables", store=kept, patience=lambda: 0.0)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)

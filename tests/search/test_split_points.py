@@ -33,17 +33,17 @@ def planted(network, points: Points | None = None, curves: bool = True) -> Bound
 
 
 def mixed():
-    """Linear, Relu, Linear, Tanh, Linear, Clip, Linear, Sin, Linear."""
+    """Relu, Tanh, Clip, Sin and Exp with a Linear before each and after the last."""
     rng, s = np.random.default_rng(2), Sketch(3)
     x = "t"
-    for kind in ("Relu", "Tanh", "Clip", "Sin"):
+    for kind in ("Relu", "Tanh", "Clip", "Sin", "Exp"):
         x = s.function(s.linear(x, rng.normal(size=(s.shapes[x][0], 5)), rng.normal(size=5)), kind)
     return s.network(s.linear(x, rng.normal(size=(5, 2))))
 
 
-@pytest.mark.parametrize("tables", (True, False))
-def test_every_column_is_split_by_its_own_operator_s_rule(tables):
-    points = Points(tables=tables)
+@pytest.mark.parametrize("how", ("tables", "middle", "auto"))
+def test_every_column_is_split_by_its_own_operator_s_rule(how):
+    points = Points(how=how)
     b = planted(mixed(), points)
     r = b.relaxation
     columns = torch.arange(r.width)[None]
@@ -57,8 +57,9 @@ def test_every_column_is_split_by_its_own_operator_s_rule(tables):
         else:
             assert torch.equal(p, points.points((op,), l, u)) and bool(((p > l) & (p < u)).all())
             straight = isinstance(op, PiecewiseLinear)
+            tables = how == "tables" or (how == "auto" and r.program.steps[k].node.kind == "Exp")
             assert straight or torch.equal(p, middle(l, u)) != tables
-    assert seen == {True, False} and len(b.rules) == 3
+    assert seen == {True, False} and len(b.rules) == 4
 
 
 def test_without_curves_only_kinks_are_split():
@@ -86,7 +87,7 @@ def hard(lack: float = -0.3):
     return query(3, 1, [(-np.ones(3), np.ones(3))], [(0, [({3: 1.0}, lack)])])
 
 
-@pytest.mark.parametrize("how", ("middle", "tables"))
+@pytest.mark.parametrize("how", ("middle", "tables", "auto"))
 def test_the_settings_reach_the_points(monkeypatch, tmp_path, how):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = []
@@ -95,7 +96,8 @@ def test_the_settings_reach_the_points(monkeypatch, tmp_path, how):
         c = settings(rounds=2, attack="none", batch=64)
         c = replace(c, branching=replace(c.branching, points=how, cache=cache))
         search(random_dense(np.random.default_rng(1), (3, 6, 6, 1), "Tanh"), hard(), c, refuse, kind=NeuronSearch)
-        assert made[-1].use == (how == "tables") and bool(made[-1].tables) == (how == "tables")
+        used = [t for t in made[-1].tables.values() if t is not None]
+        assert made[-1].how == how and bool(used) == (how == "tables")  # a Tanh bends both ways
         assert made[-1].store == (Store.of_user() if cache else Store())
         assert 0 < made[-1].patience() <= 1.0  # a small part of the twenty seconds
     assert not list(tmp_path.rglob("*"))  # the table comes with the package

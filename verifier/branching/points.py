@@ -4,7 +4,9 @@
   the middle. A kink k leaves a triangle of area |change of slope| (k - l)(u - k) / 2, which is largest for the one
   nearest to the middle where the slopes change by the same amount; splitting there removes it.
 * Otherwise at the point that leaves the least gap (`verifier.branching.tables`) of those operators that tables know;
-  the others have no say.
+  the others have no say. By default only where the curvature of one of them is lopsided: convex or concave throughout,
+  or with a pole or an end at 0, such as exp, where the middle is far from where the function bends. Elsewhere the
+  middle does better: a table cuts a sliver off intervals around a turning point, and the sliver holds few inputs.
 * For products alone (where it is the best), where no operator is known, outside of a table, and where a table is not
   at hand and would take too long to make: at the middle.
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from verifier.branching.store import Store
-from verifier.branching.tables import Consumer, Table, consumer, grid_for, key
+from verifier.branching.tables import Consumer, Table, consumer, grid_for, steep
 from verifier.ops.base import Operator
 from verifier.ops.piecewise import PiecewiseLinear
 from verifier.ops.steps import Jumps
@@ -76,22 +78,29 @@ def corners(op: Operator) -> tuple[float, ...]:
     return tuple(j.x for j in op.jumps) if isinstance(op, Jumps) else op.points
 
 
+def lopsided(known: tuple[Consumer, ...]) -> bool:
+    """Whether one of the functions bends one way only, or has a pole or an end at 0."""
+    ops = [c.operator() for c in known if not c.product]
+    return any(getattr(op, "bend", 0) or steep(op) for op in ops)
+
+
 class Points:
     """Split points, with the tables that were needed so far on one device; threads may share it.
 
-    `tables`: whether to use any. `patience`: how many seconds a table may take to be made, asked each time.
+    `how`: by `tables`, at the `middle`, or `auto`, tables where functions are lopsided. `patience`: how many seconds a
+    table may take to be made, asked each time.
     """
 
     def __init__(
         self,
         device: torch.device | str = "cpu",
-        tables: bool = True,
+        how: str = "auto",
         store: Store | None = None,
         patience: Callable[[], float] = lambda: inf,
     ):
-        self.device, self.use, self.patience = torch.device(device), tables, patience
+        self.device, self.how, self.patience = torch.device(device), how, patience
         self.store = store or Store()
-        self.tables: dict[str, Table | None] = {}
+        self.tables: dict[tuple[Consumer, ...], Table | None] = {}
         self.lock = Lock()
 
     def points(self, consumers: tuple[Operator, ...], l: Tensor, u: Tensor) -> Tensor:
@@ -102,20 +111,17 @@ class Points:
         """p like l, l < p < u (l < u of any shape)."""
         if chosen.kinks:
             return kink(chosen.kinks, l, u)
-        table = self.table(chosen.known) if self.use and chosen.known else None
+        table = self.table(chosen.known) if chosen.known and self.how != "middle" else None
         if table is None:
             return middle(l, u)
         p = l + table.fraction(l, u).clamp(MARGIN, 1 - MARGIN) * (u - l)
         return inside(torch.where(torch.isfinite(p), p, middle(l, u)), l, u)
 
     def table(self, known: tuple[Consumer, ...]) -> Table | None:
-        """The table of these operators; None where there is none and making it would take too long."""
+        """The table of these operators; None where none is wanted, or it would take too long to make."""
         with self.lock:
-            name = NAMES.get(known) or NAMES.setdefault(known, key(known))
-            if name not in self.tables:
-                levels = self.store.levels(known, self.device, self.patience())
-                self.tables[name] = None if levels is None else Table.of(grid_for(known), levels, self.device)
-            return self.tables[name]
-
-
-NAMES: dict[tuple[Consumer, ...], str] = {}  # keys of tables, which take a while to compute
+            if known not in self.tables:
+                wanted = self.how == "tables" or lopsided(known)
+                levels = self.store.levels(known, self.device, self.patience()) if wanted else None
+                self.tables[known] = None if levels is None else Table.of(grid_for(known), levels, self.device)
+            return self.tables[known]

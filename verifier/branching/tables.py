@@ -182,9 +182,13 @@ def grid_for(consumers: Iterable[Consumer]) -> Grid:
     ops = [c.operator() for c in consumers if not c.product]
     if ops and all(isinstance(op, (Sin, Cos)) for op in ops):
         return Waves()
+    return Plane(0.05, 0.09) if any(map(steep, ops)) else Plane(1.0, 0.05)
+
+
+def steep(op: Pointwise) -> bool:
+    """Whether the function ends or has its pole at 0."""
     one = torch.ones(1, dtype=torch.float64)
-    steep = any(0.0 in op.domain or any(p is not None and bool(p) for p in op.poles(-one, one)) for op in ops)
-    return Plane(0.05, 0.09) if steep else Plane(1.0, 0.05)
+    return 0.0 in op.domain or any(p is not None and bool(p) for p in op.poles(-one, one))
 
 
 def key(consumers: tuple[Consumer, ...]) -> str:

@@ -54,7 +54,7 @@ class NeuronSearch(Search):
         self.heuristic = NEURONS.load()[config.branching.neurons]
         self.points = Points(
             parts.program.device,
-            config.branching.points == "tables",
+            config.branching.points,
             Store.of_user() if config.branching.cache else Store(),
             lambda: TABLE_SHARE * deadline.left(),
         )

@@ -8,6 +8,7 @@
     verify settings                  list what --set and configuration files may set
     verify report DIR …              make a page of the results of runs
     verify view MODEL PROPERTY …     draw an instance, and a counterexample to it
+    verify tables …                  list, make and draw tables of split points
 
 Standard output carries the answer and nothing else; everything else goes to standard error. Exit status: 0 with a
 verdict, 2 for bad input or usage, 3 for a bug of ours, and then no verdict. How the answer comes in time and whole is
@@ -90,8 +91,8 @@ def _run_parser() -> Parser:
     p = Parser(
         prog="verify",
         description="Decides whether an input satisfies the property (sat, with a counterexample) or none does (unsat)",
-        epilog="Other commands: verify explain | check | bench | supports | settings | report | view, "
-        "each with --help. "
+        epilog="Other commands: verify explain | check | bench | supports | settings | report | view | "
+        "tables, each with --help. "
         f"Presets: {', '.join(settings.presets())}.",
         allow_abbrev=False,
     )
@@ -117,12 +118,18 @@ def _add_files(p: Parser) -> None:
 def _add_settings(p: Parser) -> None:
     p.add_argument("--config", metavar="CFG", help="settings: a YAML file, or the name of a preset")
     p.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting; may be repeated")
+    _add_machine(p)
+
+
+def _add_machine(p: Parser) -> None:
     p.add_argument("--device", metavar="D", help="where to compute: auto, cpu or cuda")
+    p.add_argument("--no-cache", action="store_true", help="leave the user's cache folder alone")
 
 
 def _config(args: argparse.Namespace) -> Config:
     flags = {k: getattr(args, k) for k in ("timeout", "device", "seed") if getattr(args, k, None) is not None}
-    return settings.read(args.config, args.set, flags)
+    words = [*args.set, *(["branching.cache=false"] if args.no_cache else [])]
+    return settings.read(args.config, words, flags)
 
 
 def run(argv: list[str]) -> int:
@@ -395,6 +402,21 @@ def view(argv: list[str]) -> int:
     return 0
 
 
+def tables(argv: list[str]) -> int:
+    """`verify tables [TABLE…]`: lists tables of split points; makes and draws them."""
+    p = Parser(prog="verify tables", description="Lists the tables of split points, and where each comes from.")
+    _add_machine(p)
+    p.set_defaults(config=None, set=[])
+    from verifier.branching import command
+    from verifier.branching.store import Store
+    from verifier.search.strategy import pick_device
+
+    command.add_words(p)
+    args = p.parse_args(argv)
+    config = _config(args)
+    return command.run(args, Store.of_user() if config.branching.cache else Store(), pick_device(config))
+
+
 COMMANDS = {
     "explain": explain,
     "check": check,
@@ -403,6 +425,7 @@ COMMANDS = {
     "settings": list_settings,
     "report": report,
     "view": view,
+    "tables": tables,
 }
 
 if __name__ == "__main__":

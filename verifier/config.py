@@ -43,6 +43,14 @@ class BranchingConfig:
 
     method: str = setting("sensitivity", "branching heuristic", basic=True, choices=("sensitivity", "widest"))
     neurons: str = setting("kfsb", "heuristic that picks the neuron to split", choices=("babsr", "bbps", "gap", "kfsb"))
+    points: str = setting(
+        "auto",
+        "where curved functions are split: at points that leave the least gap (tables), at the middle, or by tables "
+        "only where a function bends one way or has a pole",
+        choices=("auto", "tables", "middle"),
+    )
+    curves: bool = setting(True, "whether functions that are not piecewise linear are split as well")
+    cache: bool = setting(True, "keep tables that had to be made in the user's cache folder (--no-cache: do not)")
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,9 @@ class SearchConfig:
     memory_gib: float = setting(
         0.0, "memory the search may take in GiB; 0 takes half of what the device has free", basic=True, low=0.0
     )
-    max_rounds: int = setting(0, "stop as unknown after so many rounds; 0 means no limit", low=0)
+    max_rounds: int = setting(
+        0, "stop as unknown after so many rounds, 1 for bounds at the root alone; 0 means no limit", low=0
+    )
 
 
 @dataclass(frozen=True)

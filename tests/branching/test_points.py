@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from verifier.branching.points import Points, kink, middle
-from verifier.branching.tables import COMMON, Table, build, gap, grid_for, key
+from verifier.branching.known import KNOWN
+from verifier.branching.points import Points, kink, lopsided, middle
+from verifier.branching.tables import Table, build, gap, grid_for, key
 
 NAMES = ("sigmoid", "tanh+mul", "sin", "sqrt")
 
 
 @pytest.fixture(scope="module")
 def tables():
-    return {n: Table.of(grid_for(COMMON[n]), build(COMMON[n]), "cpu") for n in NAMES}
+    return {n: Table.of(grid_for(KNOWN[n]), build(KNOWN[n]), "cpu") for n in NAMES}
 
 
 def intervals(name: str, count: int = 300):
@@ -24,7 +25,7 @@ def intervals(name: str, count: int = 300):
 @pytest.mark.parametrize("name", NAMES)
 def test_leaves_about_the_least_gap(tables, name):
     l, u = intervals(name)
-    area = gap(COMMON[name])
+    area = gap(KNOWN[name])
 
     def left(t):
         p = l + t * (u - l)
@@ -49,10 +50,9 @@ class Stub:
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
-def test_every_point_is_strictly_inside(tables, dtype):
-    points = Points()
-    operator = COMMON["sigmoid"][0].operator()
-    points.tables[key(COMMON["sigmoid"])] = tables["sigmoid"]
+def test_every_point_is_strictly_inside(dtype):
+    points = Points(how="tables")
+    operator = KNOWN["sigmoid"][0].operator()
     inf = float("inf")
     l = torch.tensor([-inf, -inf, 2.0, -1e30, 1e5, 1.0, -300.0, -1.0, -3e38], dtype=dtype)
     u = torch.tensor([inf, 3.0, inf, 1e30, 1e6, 1.0 + 1e-6, 1.0, 1.0, 3e38], dtype=dtype)
@@ -69,5 +69,11 @@ def test_kinks_come_first():
 
 
 def test_the_key_forgets_the_order_but_not_the_constants():
-    assert key(COMMON["sin+cos"]) == key(COMMON["sin+cos"][::-1])
-    assert len({key(c) for c in COMMON.values()}) == len(COMMON)
+    assert key(KNOWN["sin+cos"]) == key(KNOWN["sin+cos"][::-1])
+    assert len({key(c) for c in KNOWN.values()}) == len(KNOWN)
+
+
+def test_what_bends_one_way_or_has_a_pole_is_lopsided():
+    found = {n for n, c in KNOWN.items() if lopsided(c)}
+    assert {"exp", "log", "sqrt", "reciprocal", "softplus", "square", "cosh"} <= found
+    assert not found & {"sigmoid", "tanh", "tanh+mul", "erf", "sin", "cos", "gelu", "swish", "cube"}

@@ -20,7 +20,7 @@ sides of the middle) it is taken from the nearest. Outside, and where a gap is n
 Sound: any point strictly inside is. The tables only steer; `verifier.branching.points` keeps what it hands out inside.
 
 How a table is made: t on a coarse mesh for all nodes at once, then twice a finer mesh around the best. Ties go to the
-middle, so that functions with a symmetry have symmetric points.
+middle, so that functions with a symmetry have symmetric points. Where tables are kept: `verifier.branching.store`.
 
 Symbols: I, J nodes of either axis; P pairs of nodes; (...) any shape.
 """
@@ -29,9 +29,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import asinh, pi
+from math import asinh, inf, pi
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ from verifier.ops.contractions import Contraction
 from verifier.ops.periodic import Cos, Sin
 from verifier.ops.pointwise import Pointwise
 from verifier.ops.products import Product
+from verifier.ops.steps import Jumps, Stairs
 
 VERSION = 1  # of everything that decides what is in a table; goes into its key
 REACH = 200.0
@@ -92,13 +94,13 @@ def consumer(op: Operator) -> Consumer | None:
     """
     if isinstance(op, (Product, Contraction)):
         return Consumer("Mul")
-    if not isinstance(op, Pointwise):
+    if not isinstance(op, Pointwise) or isinstance(op, (Jumps, Stairs)):  # steps are finer than a table's nodes
         return None
     site = op.site
     attrs = []
     for name, value in sorted(site.attrs.items()):
         if isinstance(value, (bool, int, float, str)):
-            attrs.append((name, value))
+            attrs.append((name, float(value) if isinstance(value, float) else value))
         elif np.size(value):  # a table or a list: not one of the functions that are worth a table of their own
             return None
     constants = []
@@ -180,9 +182,13 @@ def grid_for(consumers: Iterable[Consumer]) -> Grid:
     ops = [c.operator() for c in consumers if not c.product]
     if ops and all(isinstance(op, (Sin, Cos)) for op in ops):
         return Waves()
+    return Plane(0.05, 0.09) if any(map(steep, ops)) else Plane(1.0, 0.05)
+
+
+def steep(op: Pointwise) -> bool:
+    """Whether the function ends or has its pole at 0."""
     one = torch.ones(1, dtype=torch.float64)
-    steep = any(0.0 in op.domain or any(p is not None and bool(p) for p in op.poles(-one, one)) for op in ops)
-    return Plane(0.05, 0.09) if steep else Plane(1.0, 0.05)
+    return 0.0 in op.domain or any(p is not None and bool(p) for p in op.poles(-one, one))
 
 
 def key(consumers: tuple[Consumer, ...]) -> str:
@@ -238,15 +244,30 @@ def best(area: Callable[[Tensor, Tensor], Tensor], l: Tensor, u: Tensor) -> Tens
     return torch.where(torch.isfinite(least), found[:, 0], torch.nan)
 
 
-def build(consumers: tuple[Consumer, ...], device: torch.device | str = "cpu") -> np.ndarray:
-    """The table of these operators: t in units of 1 / LEVELS, UNKNOWN where there is none; (I, J) uint8."""
-    grid = grid_for(consumers)
+@torch.no_grad()
+def build(
+    consumers: tuple[Consumer, ...],
+    device: torch.device | str = "cpu",
+    seconds: float = inf,
+    told: Callable[[float], None] = lambda share: None,
+) -> np.ndarray | None:
+    """The table of these operators: t in units of 1 / LEVELS, UNKNOWN where there is none; (I, J) uint8.
+
+    None where, going by what is done so far, it would take longer than `seconds`. `told` hears what share is done.
+    """
+    grid, begin = grid_for(consumers), time.monotonic()
     l, u, real = grid.ends()
     area = gap(consumers, device)
     found = torch.full(grid.shape, 0.5, dtype=torch.float64)
-    starts, ends = l[real].to(device), u[real].to(device)
-    parts = zip(starts.split(CHUNK // COARSE), ends.split(CHUNK // COARSE))
-    found[real] = torch.cat([best(area, a, b) for a, b in parts]).cpu()
+    starts, ends = (x[real].to(device).split(CHUNK // COARSE) for x in (l, u))
+    parts: list[Tensor] = []
+    for a, b in zip(starts, ends):
+        parts.append(best(area, a, b).cpu())
+        share = len(parts) / len(starts)
+        if time.monotonic() - begin > seconds * share:
+            return None
+        told(share)
+    found[real] = torch.cat(parts)
     found = torch.where(real & torch.isnan(found), torch.nan, grid.fill(found))
     levels = torch.round(found * LEVELS)
     return torch.where(torch.isnan(levels), UNKNOWN, levels).numpy().astype(np.uint8)
@@ -282,29 +303,3 @@ class Table:
         t = torch.where(unsure, c.gather(-1, nearest).squeeze(-1).to(l.dtype), t)
         inside = (a >= 0) & (a <= last_a + 1) & (b >= 0) & (b <= last_b + 1)
         return torch.where(inside, t, 0.5)
-
-
-def _one(kind: str, constants: tuple[tuple[int, float], ...] = (), **attrs: Any) -> Consumer:
-    return Consumer(kind, tuple(sorted(attrs.items())), constants)
-
-
-# What networks have in common; these tables come with the package.
-COMMON: Mapping[str, tuple[Consumer, ...]] = {
-    "sigmoid": (_one("Sigmoid"),),
-    "tanh": (_one("Tanh"),),
-    "tanh+mul": (_one("Tanh"), _one("Mul")),
-    "sigmoid+mul": (_one("Sigmoid"), _one("Mul")),
-    "atan": (_one("Atan"),),
-    "sin": (_one("Sin"),),
-    "cos": (_one("Cos"),),
-    "sin+cos": (_one("Sin"), _one("Cos")),
-    "gelu": (_one("Gelu", approximate="none"),),
-    "gelu-tanh": (_one("Gelu", approximate="tanh"),),
-    "swish": (_one("Swish", alpha=1.0),),
-    "softplus": (_one("Softplus"),),
-    "exp": (_one("Exp"),),
-    "reciprocal": (_one("Reciprocal"),),
-    "sqrt": (_one("Sqrt"),),
-    "square": (_one("Pow", ((1, 2.0),)),),
-    "cube": (_one("Pow", ((1, 3.0),)),),
-}

@@ -22,9 +22,10 @@ from verifier.bounds.rootplanes import RootPlanes
 from verifier.bounds.targets import Targets
 from verifier.bounds.trace import Trace
 from verifier.bounds.walk import Pass
-from verifier.branching.points import Points
+from verifier.branching.points import Points, Rule, rule
 from verifier.branching.view import View
 from verifier.ops.base import size
+from verifier.ops.piecewise import PiecewiseLinear
 from verifier.search.cases import Cases
 
 CHUNK_BYTES = 2 << 20  # of one coefficient tensor on a CPU
@@ -61,16 +62,21 @@ class Bounder:
         fine: Program,
         heuristic: Heuristic,
         chunk_bytes: int = CHUNK_BYTES,
+        points: Points | None = None,
+        curves: bool = True,
     ):
         """`rows`: coefficients (K, S, p) in the working precision and in float64, zero where padded; constants (K, S)
-        float64, -1 where padded. `fine`: the program in float64. `chunk_bytes`: of one coefficient tensor.
+        float64, -1 where padded. `fine`: the program in float64. `chunk_bytes`: of one coefficient tensor. `points`:
+        where to split. `curves`: whether what is not made of straight pieces is split as well.
         """
         self.relaxation = Relaxation(trace)
         self.rows, self.fine_rows, self.const = rows
         self.certifier = Certifier(self.relaxation, fine)
         self.heuristic = heuristic
         self.bias = self._constants()
-        self.points = Points(trace.program.device, midpoints=True)
+        self.points = points or Points(trace.program.device)
+        self.rules, self.rule_of = self._rules()
+        self.splittable = self.relaxation.splittable if curves else self._straight()
         program = trace.program
         widest = max(size(s) for s in program.shapes)
         self.chunk = max(4, chunk_bytes // (widest * trace.boxes[0][0].element_size()))
@@ -85,6 +91,28 @@ class Bounder:
             if offset is not None:
                 bias[site.cut] = offset if site.index is None else offset[site.index]
         return bias
+
+    def _rules(self) -> tuple[list[Rule], Tensor]:
+        """The ways to choose split points, and which of them each column takes: (K,), -1 for a single kink, at 0.
+
+        A split narrows the interval of one column, so of the operators that read the value only the column's own has a
+        say in where.
+        """
+        r = self.relaxation
+        rules: dict[Rule, int] = {}
+        which = torch.full((r.width,), -1, dtype=torch.int64, device=r.lower.device)
+        for k, site in r.sites.items():
+            if site.curved is not None:
+                which[site.cut] = rules.setdefault(rule((r.program.steps[k].op,)), len(rules))
+        return list(rules), which
+
+    def _straight(self) -> Tensor:
+        """The columns (K,) that can be split and whose function is made of straight pieces."""
+        r, found = self.relaxation, torch.zeros_like(self.relaxation.splittable)
+        for k, site in r.sites.items():
+            if isinstance(r.program.steps[k].op, PiecewiseLinear):
+                found[site.cut] = r.splittable[site.cut]
+        return found
 
     def bound(self, cases: Cases, settings: Settings, preferred: int) -> Bounded:
         """Bounds cases and ranks `preferred` splits of those that stay open."""
@@ -138,11 +166,11 @@ class Bounder:
         """Fills in the columns to split and where (N, count), best first; -1 where there are fewer."""
         r, dtype = self.relaxation, coef.dtype
         l, u = kept.splits.boxes(r.lower, r.upper)
-        free = r.splittable.expand(len(kept), -1).clone()
+        free = self.splittable.expand(len(kept), -1).clone()
         row, j = torch.nonzero(kept.column >= 0, as_tuple=True)
         column = kept.column[row, j]
         wide = u - l > NARROW * (r.upper - r.lower)
-        free[row, column] = r.is_curve[column] & wide[row, column]
+        free[row, column] &= r.is_curve[column] & wide[row, column]
         kept.prefer = torch.full((len(kept), count), -1, dtype=torch.int64, device=coef.device)
         kept.where = coef.new_zeros((len(kept), count))
         if not bool(free.any()):
@@ -189,11 +217,11 @@ class Bounder:
         """Where to split columns (N, Q) of domains whose columns' boxes are l, u (N, K)."""
         at = columns.clamp(min=0)
         low, high = l.gather(1, at), u.gather(1, at)
-        points = torch.zeros_like(low)
-        for k, site in self.relaxation.sites.items():
-            mine = (at >= site.cut.start) & (at < site.cut.stop)
-            if site.curved is not None and bool(mine.any()):
-                points[mine] = self.points.points((self.relaxation.program.steps[k].op,), low[mine], high[mine])
+        points, which = torch.zeros_like(low), self.rule_of[at]
+        for i, chosen in enumerate(self.rules):
+            mine = torch.nonzero((which == i).view(-1)).squeeze(1)
+            if len(mine):
+                points.view(-1)[mine] = self.points.at(chosen, low.view(-1)[mine], high.view(-1)[mine])
         return points
 
     def trial(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ from verifier.bounds.targets import Picked, Targets
 from verifier.bounds.tighten import tightened
 from verifier.bounds.trace import Trace, known, trace_values
 from verifier.branching import NEURONS
+from verifier.branching.points import Points
+from verifier.branching.store import Store
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.search.bab import Parts, Search
@@ -38,6 +40,7 @@ FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before 
 TIGHTENING_SHARE = 0.2  # of the time that is left
 FINE_COST = 4.0  # the root in float64 against the root in float32, with something to spare
 FINE_SHARE = 0.2  # of the time that is left
+TABLE_SHARE = 0.05  # of the time that is left, for making a table of split points
 FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
 LEAF = Settings(steps=150, alpha_rate=0.2, beta_rate=0.4, decay=0.97, patience=40)
@@ -50,6 +53,12 @@ class NeuronSearch(Search):
     def __init__(self, parts: Parts, config: Config, deadline: Deadline, listener: Listener):
         super().__init__(parts, config, deadline, listener)
         self.heuristic = NEURONS.load()[config.branching.neurons]
+        self.points = Points(
+            parts.program.device,
+            config.branching.points,
+            Store.of_user() if config.branching.cache else Store(),
+            lambda: TABLE_SHARE * deadline.left(),
+        )
         self.cases: Pool[Cases] = Pool(parts.memory)
         self.roots = 1  # cases that the region under way began with
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
@@ -86,11 +95,17 @@ class NeuronSearch(Search):
             yield
             if self.witness is not None or self.deadline.passed():
                 return
-            if self.config.search.max_rounds and self.stats["rounds"] >= self.config.search.max_rounds:
-                return
-            if coarse and self.seconds["bounds"] - before > min(FIRST_LOOK, rooted - begin):
+            limit = self.config.search.max_rounds
+            whole = limit == 1  # the root is a round: where there is no other, no pains are spared for its bounds
+            if coarse and (whole or self.seconds["bounds"] - before > min(FIRST_LOOK, rooted - begin)):
                 coarse, bounder = False, self._tighten(bounder, index)
                 continue
+            if whole:
+                bounded = bounder.bound(self.cases.pop(len(self.cases)), LEAF, PREFERRED)
+                self._settle(bounded, bounder, index)
+                return
+            if limit and self.stats["rounds"] >= limit:
+                return
             self._round_of(bounder, index)
             if self.witness is None and len(self.cases):
                 self._attack(self.config.attack.share / 3)  # every round tries its minimisers as well
@@ -157,7 +172,8 @@ class NeuronSearch(Search):
         self.roots = len(slots)
         rows = tables(targets, fine_targets, int(box.region[0]))
         device = trace.program.device.type
-        bounder = Bounder(trace, rows, fine, self.heuristic, CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk)
+        chunk = CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk
+        bounder = Bounder(trace, rows, fine, self.heuristic, chunk, self.points, self.config.branching.curves)
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )

@@ -29,6 +29,7 @@ from verifier.events import Deadline, Event, Listener
 from verifier.search.bab import Outcome, Parts, Search
 from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
 from verifier.search.cases import Cases, split
+from verifier.search.clauses import Clauses
 from verifier.search.domains import Domains, Pool
 from verifier.search.leaves import certified, solve_leaf
 
@@ -50,6 +51,7 @@ class NeuronSearch(Search):
         super().__init__(parts, config, deadline, listener)
         self.heuristic = NEURONS.load()[config.branching.neurons]
         self.cases: Pool[Cases] = Pool(parts.memory)
+        self.clauses = Clauses(self.stats)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
         self.seconds |= {"root": 0.0, "tightening": 0.0}
 
@@ -69,6 +71,7 @@ class NeuronSearch(Search):
     def _region(self, index: int) -> bool:
         """Whether the region is done: all of its disjuncts refuted, but for what was set aside."""
         begin = time.monotonic()
+        self.clauses = Clauses(self.stats)
         bounder = self._root(index)
         rooted = time.monotonic()
         self.seconds["root"] += rooted - begin
@@ -129,10 +132,14 @@ class NeuronSearch(Search):
         self.fresh.open[index] = open
         budget = TIGHTENING_SHARE * self.deadline.left()
         trace = tightened(bounder.relaxation.trace, self.parts.limit.rows, budget)
+        old = bounder.relaxation
         try:
-            return self._plant(trace, index)
+            bounder = self._plant(trace, index)
         finally:
             self.seconds["tightening"] += time.monotonic() - begin
+        if bounder is not None:
+            self.clauses.moved(old, bounder.relaxation)
+        return bounder
 
     def _plant(self, trace: Trace, index: int) -> Bounder | None:
         """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
@@ -169,7 +176,10 @@ class NeuronSearch(Search):
         levels = 1
         while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, FEW):
             levels += 1
-        children = split(parents, levels)
+        children = self.clauses.reduce(split(parents, levels))
+        if not len(children):
+            return
+        bounder.learning = self.config.search.clauses and self.clauses.pay()
         bounded = bounder.bound(children, ROUND, PREFERRED)
         spent = time.monotonic() - start
         now = len(children) / max(spent, 1e-6)
@@ -187,6 +197,8 @@ class NeuronSearch(Search):
             self.stats[name] = self.stats.get(name, 0) + value
         for name, value in bounded.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
+        if bounded.learned is not None:
+            self.clauses.add(bounded.learned)
         kept = bounded.kept
         if not len(kept):
             return

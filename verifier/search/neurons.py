@@ -177,6 +177,7 @@ class NeuronSearch(Search):
         while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, FEW):
             levels += 1
         children = self.clauses.reduce(split(parents, levels))
+        self.seconds["clauses"] = self.seconds.get("clauses", 0.0) + time.monotonic() - start
         if not len(children):
             return
         bounder.learning = self.config.search.clauses and self.clauses.pay()
@@ -198,7 +199,9 @@ class NeuronSearch(Search):
         for name, value in bounded.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
         if bounded.learned is not None:
+            begin = time.monotonic()
             self.clauses.add(bounded.learned)
+            self.seconds["clauses"] = self.seconds.get("clauses", 0.0) + time.monotonic() - begin
         kept = bounded.kept
         if not len(kept):
             return

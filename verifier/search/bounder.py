@@ -157,7 +157,8 @@ class Bounder:
             return None
         slot = cases.slot[at]
         rows = self.fine_rows[slot], self.const[slot]
-        return explain(self.relaxation, self.certifier, rows, slot, cases.splits.take(at), found.take(at))
+        splits, found = cases.splits.take(at), found.take(at)
+        return explain(self.relaxation, self.certifier, rows, slot, splits, found, self._start(slot))
 
     def _rank(self, kept: Cases, coef: Tensor, z: Tensor, count: int) -> None:
         """Fills in the columns to split and where (N, count), best first; -1 where there are fewer."""

@@ -37,10 +37,13 @@ from torch import Tensor
 
 from verifier.bounds.certify import Certifier
 from verifier.bounds.dual import Optimised
-from verifier.bounds.relaxation import Multipliers, Relaxation, Splits
+from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start
+from verifier.bounds.walk import Pass
 from verifier.search.cases import Cases
 
 LONGEST = 40  # literals of a clause; longer ones hardly ever apply
+SHARES = (4.0, 1.0, 0.4)  # of a refuted case's bound that dropped splits may seem to lose, descending
+COST, GRACE = 0.3, 64  # explaining a case against bounding one; cases that may be bounded for nothing
 MOST = 2000  # clauses kept
 SWEEPS = 8  # implied splits that a case can get at once
 CELLS = 1 << 22  # of the largest array that is compared at once
@@ -92,29 +95,43 @@ def explain(
     slot: Tensor,
     splits: Splits,
     found: Optimised,
+    start: Start,
 ) -> Learned:
     """Clauses with fewer splits than the refuted cases (N,) that they come from. `rows`: coefficients (N, S, p) and
-    constants (N, S) in float64. `found`: how the cases were refuted.
+    constants (N, S) in float64; `start`: the same in the working precision. `found`: how the cases were refuted.
     """
-    m = found.multipliers
-    count = (splits.column >= 0).sum(1)
-    best = splits.column.new_zeros(len(count))  # how many splits could be dropped
-    kept = splits.column >= 0
-    loss = losses(r, splits, m.beta, found.coef, found.z)
-    rank = loss.argsort(dim=1, stable=True).argsort(dim=1)
-    total = loss.sort(dim=1).values.cumsum(1)
-    import os
-    for share in eval(os.environ.get("SHARES","(4.0,1.0)")):  # of what there is to lose: an estimate of the estimate
-        few = (total <= share * found.lb.unsqueeze(1)).sum(1)
-        at = torch.nonzero((few > best)).squeeze(1)
-        if not len(at):
-            continue
-        keep = (splits.column[at] >= 0) & (rank[at] >= few[at].unsqueeze(1))
-        ok = refutes(r, certifier, (rows[0][at], rows[1][at]), only(splits.take(at), keep), m.take(at))
-        best[at[ok]], kept[at[ok]] = few[at[ok]], keep[ok]
-    some = torch.nonzero(best > 0).squeeze(1)
-    clause = only(splits.take(some), kept[some])
-    return Learned(slot[some], clause, len(count))
+    keep, count = candidates(r, splits, found)
+    owner, attempt = torch.nonzero(count > 0, as_tuple=True)
+    tried, keep = len(slot), keep[owner, attempt]
+    if not len(owner):
+        return Learned(slot[:0], Splits.none(0, splits.point), tried)
+    fewer = only(splits.take(owner), keep)
+    lines, m = r.lines(fewer), found.multipliers.take(owner)
+    m.beta *= keep
+    r.project(m, lines)
+    hopeful = Pass(r, start.take(owner), lines, fewer).backward(m) > 0
+    dropped = count[owner, attempt]
+    most = dropped.new_zeros(len(slot)).scatter_reduce(0, owner[hopeful], dropped[hopeful], "amax")
+    best = torch.nonzero(hopeful & (dropped == most[owner])).squeeze(1)
+    if not len(best):
+        return Learned(slot[:0], Splits.none(0, splits.point), tried)
+    owner, fewer = owner[best], fewer.take(best)
+    proved = refutes(certifier, (rows[0][owner], rows[1][owner]), fewer, m.take(best))
+    return Learned(slot[owner[proved]], fewer.take(proved), tried)
+
+
+def candidates(r: Relaxation, splits: Splits, found: Optimised) -> tuple[Tensor, Tensor]:
+    """Splits to be kept (N, A, P) in A attempts, and how many are dropped (N, A); 0 where an attempt drops none, or no
+    more than the next one does.
+    """
+    loss = losses(r, splits, found.multipliers.beta, found.coef, found.z)
+    order = loss.sort(dim=1)
+    rank, total = order.indices.argsort(dim=1), order.values.cumsum(1)
+    may = torch.stack([total <= share * found.lb.unsqueeze(1) for share in SHARES], 1)  # (N, A, P)
+    count = may.sum(2)
+    keep = (rank.unsqueeze(1) >= count.unsqueeze(2)) & (splits.column >= 0).unsqueeze(1)
+    lower = torch.nn.functional.pad(count[:, 1:], (0, 1))
+    return keep, torch.where(count > lower, count, 0)
 
 
 def only(splits: Splits, keep: Tensor) -> Splits:
@@ -122,13 +139,8 @@ def only(splits: Splits, keep: Tensor) -> Splits:
     return Splits(torch.where(keep, splits.column, -1), splits.sign * keep, splits.point * keep)
 
 
-def refutes(
-    r: Relaxation, certifier: Certifier, rows: tuple[Tensor, Tensor], splits: Splits, m: Multipliers
-) -> Tensor:
+def refutes(certifier: Certifier, rows: tuple[Tensor, Tensor], splits: Splits, m: Multipliers) -> Tensor:
     """Whether multipliers refute the cases (N,) with these splits, in float64 with its error."""
-    m = m.clone()
-    m.beta *= splits.column >= 0
-    r.project(m, r.lines(splits))
     lb = certifier.bounds(*rows, splits, m)
     return torch.isfinite(lb) & (lb > 0)
 
@@ -145,7 +157,9 @@ class Clauses:
         stats |= {name: stats.get(name, 0) for name in NAMES}
 
     def pay(self) -> bool:
-        return True
+        """Whether explaining has saved what it cost: a case dropped, or a split not made, saves bounding a case."""
+        s = self.stats
+        return COST * s["cases explained"] <= GRACE + s["pruned by clauses"] + s["implied splits"]
 
     def __len__(self) -> int:
         return 0 if self.slot is None else len(self.slot)
@@ -154,9 +168,11 @@ class Clauses:
         """Keeps what is not known yet."""
         self.stats["cases explained"] += learned.tried
         key, bar = literals(learned.splits)
-        mine = (key >= 0).sum(1) <= LONGEST
-        if not bool(mine.any()):
+        if not len(key):
             return
+        mine = (key >= 0).sum(1) <= LONGEST
+        if len(self):
+            mine &= ~self.judge(learned.slot, learned.splits)[0]
         slot, key, bar = learned.slot[mine], key[mine], bar[mine]
         self.stats["clauses"] += len(slot)
         if len(self):
@@ -197,7 +213,7 @@ class Clauses:
         order = torch.argsort((self.key < 0).to(torch.uint8), dim=1, stable=True)
         key, bar, length = self.key.gather(1, order), self.bar.gather(1, order), (self.key >= 0).sum(1)
         order = torch.argsort(length, stable=True)[: self.most]
-        longest = int(length[order].max()) if len(order) else 0
+        longest = max(1, int(length[order].max())) if len(order) else 1
         self.slot, self.key, self.bar = self.slot[order], key[order, :longest], bar[order, :longest]
         self._name()
 
@@ -240,17 +256,15 @@ class Clauses:
         """Which cases (N,) a clause refutes; and a literal (N,), as its place in `names`, whose negation clauses imply
         and the case's splits do not; -1 for none.
         """
-        n = len(slot)
         strict = strictest(splits, self.columns).t()  # (2V, N)
         pair = 2 * self.at + (self.names & 1)
         held = strict[pair] >= self.bars.unsqueeze(1)  # (W, N)
-        open = held.new_ones((len(held) + 1, n), dtype=torch.float32)  # the last stands where clauses have no more
-        open[:-1] = 1.0 - held.to(torch.float32)
-        missing = torch.nn.functional.embedding_bag(self.place, open, mode="sum", padding_idx=len(held))
+        open = torch.nn.functional.pad((~held).float(), (0, 0, 0, 1))  # the last stands where clauses have no more
+        missing = torch.nn.functional.embedding_bag(self.place, open, mode="sum")
         mine = self.slot.unsqueeze(1) == slot
         refuted = ((missing == 0) & mine).any(0)
         clause, case = torch.nonzero((missing == 1) & mine & ~refuted, as_tuple=True)
-        which = (open[self.place[clause], case.unsqueeze(1)] * (self.place[clause] < len(held))).argmax(1)
+        which = open[self.place[clause], case.unsqueeze(1)].argmax(1)
         name = self.place[clause, which]
         fresh = strict[pair[name] ^ 1, case] < -self.bars[name]
         unit = torch.full_like(slot, -1)

@@ -14,8 +14,8 @@ about
 
 `Clauses` keeps what was learned, the shortest where there are too many, and applies it to cases before they are
 bounded. A literal (c, sign, p) holds in a case if the case has (c, sign, p') with sign p' >= sign p. A case in which
-all literals of a clause hold is refuted. One in which all but (c, sign, p) hold has sign (z_c - p) < 0 wherever there is
-a counterexample, hence the split -sign (z_c - p) >= 0 at no cost.
+all literals of a clause hold is refuted. One in which all but (c, sign, p) hold has sign (z_c - p) < 0 wherever there
+is a counterexample, hence the split -sign (z_c - p) >= 0 at no cost.
 
 Sound: let x be a counterexample of disjunct k in the region, z its values in real arithmetic. A clause of disjunct k
 has a literal that is false at x: its bound was certified for all points of the region where its literals hold,
@@ -25,7 +25,7 @@ split, x satisfies it. By induction every counterexample stays in some open case
 of boxes: a region's clauses survive new boxes (`moved`), where literals that hold on all of a new box are left out and
 clauses with one that holds nowhere are dropped.
 
-Symbols: N cases, P splits, M clauses, L literals at most, K columns, V pairs of column and sign in use.
+Symbols: N cases, P splits, A attempts, M clauses, L literals at most, W different ones, K columns, V in use.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def refutes(certifier: Certifier, rows: tuple[Tensor, Tensor], splits: Splits, m
 
 class Clauses:
     """The clauses of one region. `key` (M, L): 2 column + (sign > 0), `bar` (M, L): sign point; -1 and -inf where there
-    are fewer literals. The W different literals are `names` (W,), keys, and `bars` (W,) in order; `place` (M, L) is where
-    they are there, W where there are fewer. `columns` (V,): those in use, `at` (W,): where the literals' are there.
+    are fewer literals. The W different literals are `names` (W,), keys, and `bars` (W,) in order; `place` (M, L) is
+    where they are there, W where there are fewer. `columns` (V,): those in use, `at` (W,): where the literals' are.
     """
 
     def __init__(self, stats: dict[str, float], most: int = MOST):
@@ -167,9 +167,9 @@ class Clauses:
     def add(self, learned: Learned) -> None:
         """Keeps what is not known yet."""
         self.stats["cases explained"] += learned.tried
-        key, bar = literals(learned.splits)
-        if not len(key):
+        if not len(learned.slot):
             return
+        key, bar = strictest_only(*literals(learned.splits))
         mine = (key >= 0).sum(1) <= LONGEST
         if len(self):
             mine &= ~self.judge(learned.slot, learned.splits)[0]
@@ -294,11 +294,22 @@ def literals(splits: Splits) -> tuple[Tensor, Tensor]:
     return key, torch.where(real, splits.sign * splits.point, -torch.inf)
 
 
+def strictest_only(key: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
+    """Literals (M, L) without those that others of the same clause imply."""
+    same = (key.unsqueeze(2) == key.unsqueeze(1)) & (key >= 0).unsqueeze(2)  # (M, L, L)
+    here, there = bar.unsqueeze(2), bar.unsqueeze(1)
+    earlier = torch.ones_like(same[0]).tril(-1)
+    idle = (same & ((there > here) | ((there == here) & earlier))).any(2)
+    return torch.where(idle, -1, key), torch.where(idle, -torch.inf, bar)
+
+
 def strictest(splits: Splits, columns: Tensor) -> Tensor:
     """(N, 2V) the greatest sign point of splits at each of the sorted columns (V,), those of sign < 0 before those of
     sign > 0; -inf where there is none.
     """
     key, bar = literals(splits)
+    if not len(columns):  # empty clauses only
+        return bar.new_zeros((len(key), 0))
     at = torch.searchsorted(columns, key.clamp(min=0) >> 1).clamp(max=len(columns) - 1)
     bar = torch.where((columns[at] == key >> 1) & (key >= 0), bar, -torch.inf)
     strict = bar.new_full((len(key), 2 * len(columns)), -torch.inf)

@@ -53,7 +53,7 @@ class NeuronSearch(Search):
         self.cases: Pool[Cases] = Pool(parts.memory)
         self.clauses = Clauses(self.stats)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
-        self.seconds |= {"root": 0.0, "tightening": 0.0}
+        self.seconds |= {"root": 0.0, "tightening": 0.0, "clauses": 0.0}
 
     # --- the loop
 
@@ -177,7 +177,7 @@ class NeuronSearch(Search):
         while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, FEW):
             levels += 1
         children = self.clauses.reduce(split(parents, levels))
-        self.seconds["clauses"] = self.seconds.get("clauses", 0.0) + time.monotonic() - start
+        self.seconds["clauses"] += time.monotonic() - start
         if not len(children):
             return
         bounder.learning = self.config.search.clauses and self.clauses.pay()
@@ -198,10 +198,7 @@ class NeuronSearch(Search):
             self.stats[name] = self.stats.get(name, 0) + value
         for name, value in bounded.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
-        if bounded.learned is not None:
-            begin = time.monotonic()
-            self.clauses.add(bounded.learned)
-            self.seconds["clauses"] = self.seconds.get("clauses", 0.0) + time.monotonic() - begin
+        self._learn(bounded)
         kept = bounded.kept
         if not len(kept):
             return
@@ -213,11 +210,19 @@ class NeuronSearch(Search):
             kept = kept.take(~ended)
         self.cases.add(kept)
 
+    def _learn(self, bounded: Bounded) -> None:
+        if bounded.learned is not None:
+            begin = time.monotonic()
+            self.clauses.add(bounded.learned)
+            self.seconds["clauses"] += time.monotonic() - begin
+
     def _end(self, leaves: Cases, bounder: Bounder, region: Tensor) -> None:
         """Decides cases that cannot be split any further: what many steps do not refute, exact linear programs, one by
         one.
         """
-        leaves = bounder.bound(leaves, LEAF, PREFERRED).kept
+        bounded = bounder.bound(leaves, LEAF, PREFERRED)
+        self._learn(bounded)
+        leaves = bounded.kept
         for i in range(len(leaves)):
             if self.witness is not None or self.deadline.passed():
                 self.unsplittable += len(leaves) - i

@@ -210,15 +210,114 @@ def test_learning_that_goes_wrong_is_noticed(how, monkeypatch):
 # --- explaining
 
 
-def idle(seed: int):
-    """A relaxation over a network with a neuron that nothing reads, its column, and the start of a row's bound."""
-    rng = np.random.default_rng(seed)
-    sizes = (3, 7, 6, 1)
+def refuted():
+    """A case with a split that refutes it and one of a neuron, column `idle`, that has a say in nothing.
+
+    Returns the relaxation, its certifier, what `explain` takes, and both columns.
+    """
+    rng = np.random.default_rng(4)
+    sizes = (4, 7, 6, 1)
     weights = [rng.normal(size=p) / np.sqrt(p[0]) for p in zip(sizes[:-1], sizes[1:])]
-    weights[0][:, 0], weights[1][0] = (1.0, -1.0, 0.5), 0.0
+    weights[0][3], weights[0][:, 0], weights[1][0] = 0.0, 0.0, 0.0
+    weights[0][3, 0] = 1.0
     biases = [0.2 * rng.normal(size=n) for n in sizes[1:]]
-    biases[0][0] = 0.0
-    network = dense(weights, biases)
-    program = Program(network, torch.float64, "cpu")
-    box = torch.ones((1, 3), dtype=torch.float64)
-    return network, program, Relaxation(crown_trace(program, -box, box, 1 << 26))
+    biases[0][0] = 0.125
+    program = Program(dense(weights, biases), torch.float64, "cpu")
+    box = torch.ones((1, 4), dtype=torch.float64)
+    r = Relaxation(crown_trace(program, -box, box, 1 << 26))
+    first = min(r.sites.values(), key=lambda s: s.step)
+    idle = first.cut.start + (0 if first.index is None else int(torch.nonzero(first.index == 0)))
+    able = [c for c in torch.nonzero(r.splittable).squeeze(1).tolist() if c != idle]
+    best = bound(r, [[(idle, 1.0), (c, s)] for c in able for s in (1.0, -1.0)], 0.0).lb
+    without, k = float(bound(r, [[(idle, 1.0)]], 0.0).lb), int(best.argmax())
+    const = -(without + float(best[k])) / 2
+    telling = (able[k // 2], 1.0 - 2.0 * (k % 2))
+    found = bound(r, [[(idle, 1.0), telling]], const)
+    assert float(found.lb) > 0 > without + const
+    start, splits = asked(r, [[(idle, 1.0), telling]], const)
+    return r, Certifier(r, program), (start, splits, found), idle, telling
+
+
+def asked(r: Relaxation, cases: list[list[tuple[int, float]]], const: float) -> tuple[Start, Splits]:
+    n, one = len(cases), r.alpha.new_ones((len(cases), 1))
+    column = torch.tensor([[c for c, _ in case] for case in cases])
+    sign = torch.tensor([[s for _, s in case] for case in cases], dtype=r.alpha.dtype)
+    start = Start(r.program.output, rows=one.view(n, 1, 1), const=const * one)
+    return start, Splits(column, sign, torch.zeros_like(sign))
+
+
+def bound(r: Relaxation, cases: list[list[tuple[int, float]]], const: float):
+    start, splits = asked(r, cases, const)
+    n, one = len(cases), r.alpha.new_ones((len(cases), 1))
+    m = Multipliers(r.alpha.expand(n, -1).clone(), one[:, :0], torch.zeros_like(splits.sign), one)
+    return optimise(r, start, splits, m, Settings(steps=40))
+
+
+def explained(certifier: Certifier | None = None) -> Learned:
+    r, own, (start, splits, found), _, _ = refuted()
+    slot, rows = torch.zeros(1, dtype=torch.int64), (start.rows, start.const)
+    return explain(r, certifier or own, rows, slot, splits, found, start)
+
+
+def test_a_clause_leaves_out_what_has_no_say_and_prunes_by_it():
+    r, _, _, idle, (column, sign) = refuted()
+    learned = explained()
+    assert told(learned.splits, 0) == [(column, sign, 0.0)] and learned.tried == 1
+    kept = Clauses({})
+    kept.add(learned)
+    rows = [[(idle, -1.0), (column, sign)], [(idle, -1.0), (-1, 0.0)], [(column, -sign), (-1, 0.0)]]
+    _, splits = asked(r, rows, 0.0)
+    left = kept.reduce(cases(torch.zeros(3, dtype=torch.int64), splits))
+    after = {int(name): {(c, s) for c, s, _ in told(left.splits, i)} for i, name in enumerate(left.prefer[:, 0])}
+    assert after == {1: {(idle, -1.0), (column, -sign)}, 2: {(column, -sign)}}
+    assert kept.stats["pruned by clauses"] == kept.stats["implied splits"] == 1
+    other = kept.reduce(cases(torch.ones(3, dtype=torch.int64), splits))
+    assert sorted(told(other.splits, i) for i in range(len(other))) == sorted(told(splits, i) for i in range(3))
+
+
+class Never:
+    """A certifier that proves nothing."""
+
+    @staticmethod
+    def bounds(rows, const, splits, m):
+        return torch.full((len(rows),), -1e-30, dtype=torch.float64)
+
+
+def test_what_is_not_proved_again_is_not_learned():
+    assert len(explained().slot) == 1 and not len(explained(Never()).slot)
+
+
+@pytest.mark.parametrize("kind", ("Relu", "Tanh"))
+def test_clauses_say_the_same_on_new_boxes(kind):
+    """At every point of the region, each clause that is taken along; of one left out, some literal holds nowhere."""
+    seen = moved = 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        network = random_dense(rng, (3, 10, 10, 10, 2), kind)
+        program = Program(network, torch.float32, "cpu")
+        centre = torch.from_numpy(rng.normal(size=(1, 3))).float()
+        trace = crown_trace(program, centre - 0.5, centre + 0.5, 1 << 26)
+        old, new = Relaxation(trace), Relaxation(tightened(trace, 1 << 26, 5.0))
+        splits = random_splits(rng, 60, 3, old.width)
+        if kind == "Relu":
+            splits.point.zero_()
+        kept = Clauses({})
+        kept.add(Learned(torch.arange(60), splits))
+        before = {int(s): Splits(*(t[i : i + 1] for t in vars(stored(kept)).values())) for i, s in enumerate(kept.slot)}
+        kept.moved(old, new)
+        seen, moved = seen + len(before), moved + len(kept)
+        after = {int(s): Splits(*(t[i : i + 1] for t in vars(stored(kept)).values())) for i, s in enumerate(kept.slot)}
+        for x in centre.numpy()[0] + rng.uniform(-0.5, 0.5, (60, 3)):
+            z_old, z_new = columns_at(old, network, x), columns_at(new, network, x)
+            for slot, clause in before.items():
+                mine = after.get(slot)
+                assert bool(true_at(clause, z_old)) == (mine is not None and bool(true_at(mine, z_new)))
+    assert 0.3 * seen < moved <= seen
+
+
+def test_explaining_stops_where_it_saves_nothing_and_goes_on_where_it_does():
+    kept = Clauses({})
+    kept.stats["cases explained"] = int(module.GRACE / module.COST) + 1
+    assert not kept.pay()
+    kept.stats["pruned by clauses"] = 1
+    assert kept.pay()

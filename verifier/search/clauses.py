@@ -167,13 +167,13 @@ class Clauses:
     def add(self, learned: Learned) -> None:
         """Keeps what is not known yet."""
         self.stats["cases explained"] += learned.tried
-        if not len(learned.slot):
-            return
-        key, bar = strictest_only(*literals(learned.splits))
-        mine = (key >= 0).sum(1) <= LONGEST
+        mine = (learned.splits.column >= 0).sum(1) <= LONGEST
         if len(self):
             mine &= ~self.judge(learned.slot, learned.splits)[0]
-        slot, key, bar = learned.slot[mine], key[mine], bar[mine]
+        if not bool(mine.any()):
+            return
+        slot, (key, bar) = learned.slot[mine], literals(learned.splits.take(mine))
+        key, bar = strictest_only(*(t[:, :LONGEST] for t in _real_first(key, bar)))
         self.stats["clauses"] += len(slot)
         if len(self):
             width = max(key.shape[1], self.key.shape[1])
@@ -210,8 +210,7 @@ class Clauses:
 
     def _tidy(self) -> None:
         """The shortest clauses, without columns that none of them needs."""
-        order = torch.argsort((self.key < 0).to(torch.uint8), dim=1, stable=True)
-        key, bar, length = self.key.gather(1, order), self.bar.gather(1, order), (self.key >= 0).sum(1)
+        (key, bar), length = _real_first(self.key, self.bar), (self.key >= 0).sum(1)
         order = torch.argsort(length, stable=True)[: self.most]
         longest = max(1, int(length[order].max())) if len(order) else 1
         self.slot, self.key, self.bar = self.slot[order], key[order, :longest], bar[order, :longest]
@@ -257,19 +256,19 @@ class Clauses:
         and the case's splits do not; -1 for none.
         """
         strict = strictest(splits, self.columns).t()  # (2V, N)
-        pair = 2 * self.at + (self.names & 1)
-        held = strict[pair] >= self.bars.unsqueeze(1)  # (W, N)
-        open = torch.nn.functional.pad((~held).float(), (0, 0, 0, 1))  # the last stands where clauses have no more
-        missing = torch.nn.functional.embedding_bag(self.place, open, mode="sum")
+        pair, bars = 2 * self.at + (self.names & 1), self.bars.unsqueeze(1)
+        held, against = strict[pair] >= bars, strict[pair ^ 1] >= -bars  # (W, N)
+        # How far a clause is from refuting the case; a literal whose negation holds already has nothing left to imply.
+        lacks = torch.where(held, 0.0, torch.where(against, 2.0, 1.0))
+        lacks = torch.nn.functional.pad(lacks, (0, 0, 0, 1))  # the last stands where clauses have no more
+        lack = torch.nn.functional.embedding_bag(self.place, lacks, mode="sum")
         mine = self.slot.unsqueeze(1) == slot
-        refuted = ((missing == 0) & mine).any(0)
-        clause, case = torch.nonzero((missing == 1) & mine & ~refuted, as_tuple=True)
-        which = open[self.place[clause], case.unsqueeze(1)].argmax(1)
-        name = self.place[clause, which]
-        fresh = strict[pair[name] ^ 1, case] < -self.bars[name]
-        unit = torch.full_like(slot, -1)
-        unit[case[fresh]] = name[fresh]
-        return refuted, unit
+        refuted = ((lack == 0) & mine).any(0)
+        unit = (lack == 1) & mine
+        clause, case = unit.to(torch.uint8).argmax(0), torch.arange(len(slot), device=slot.device)
+        which = self.place[clause]
+        name = which.gather(1, lacks[which, case.unsqueeze(1)].argmax(1, keepdim=True)).squeeze(1)
+        return refuted, torch.where(unit.any(0), name, -1)
 
     def _implied(self, cases: Cases, unit: Tensor) -> Cases:
         """The cases with the negations of literals `unit` (N,), places in `names`, as further splits."""
@@ -314,6 +313,11 @@ def strictest(splits: Splits, columns: Tensor) -> Tensor:
     bar = torch.where((columns[at] == key >> 1) & (key >= 0), bar, -torch.inf)
     strict = bar.new_full((len(key), 2 * len(columns)), -torch.inf)
     return strict.scatter_reduce(1, 2 * at + (key & 1), bar, "amax")
+
+
+def _real_first(key: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
+    order = torch.argsort((key < 0).to(torch.uint8), dim=1, stable=True)
+    return key.gather(1, order), bar.gather(1, order)
 
 
 def _wide(t: Tensor, width: int, fill: float) -> Tensor:

@@ -187,7 +187,7 @@ def watch(seeds) -> bool:
 
 def test_no_clause_denies_a_planted_counterexample(monkeypatch):
     monkeypatch.setattr(neurons, "FIRST_LOOK", 0.05)  # so that clauses move to tightened boxes as well
-    assert not watch(range(16))
+    assert not watch(range(12))
     assert Watched.learned > 20
 
 

@@ -168,7 +168,7 @@ class Clauses:
         """Keeps what is not known yet."""
         self.stats["cases explained"] += learned.tried
         mine = (learned.splits.column >= 0).sum(1) <= LONGEST
-        if len(self):
+        if len(self) and len(mine):
             mine &= ~self.judge(learned.slot, learned.splits)[0]
         if not bool(mine.any()):
             return

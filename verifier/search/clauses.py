@@ -5,10 +5,10 @@ BICCOS (arXiv 2501.00200) use them for networks. A case is a disjunct and splits
 clause is a disjunct and literals that no counterexample of this disjunct in the region satisfies all of.
 
 `explain` tries to drop splits from cases that were refuted. A split that is dropped takes its multiplier along, and its
-neuron's lines go back to its interval without the split, so that the bound changes: what it saves must be positive
-again, evaluated in float64 with its error (`verifier.bounds.certify`). Losses are only estimated to choose what is
-tried. With `a` the coefficient at the neuron's output and `beta` the split's multiplier, a split that is dropped loses
-about
+neuron's lines go back to its interval without the split, so that the bound changes and must be positive again,
+evaluated in float64 with its error (`verifier.bounds.certify`) for the splits that are left. What is evaluated so is
+the attempt that drops the most of those that plain arithmetic lets pass; attempts drop splits in the order of what they
+seem to lose. With `a` the coefficient at the neuron's output and `beta` the split's multiplier, that is about
 
     beta max(-l, u)  +  max(-a, 0) (chord(z) - line(z)),      z: the relaxed value of the minimiser, inside [l, u].
 
@@ -24,6 +24,9 @@ whichever case they came from; splits that earlier clauses implied are literals 
 split, x satisfies it. By induction every counterexample stays in some open case. Literals speak of values of steps, not
 of boxes: a region's clauses survive new boxes (`moved`), where literals that hold on all of a new box are left out and
 clauses with one that holds nowhere are dropped.
+
+It stops where it does not pay: explaining goes on as long as the cases dropped and the splits implied so far are worth
+the cases explained. Only counts decide.
 
 Symbols: N cases, P splits, A attempts, M clauses, L literals at most, W different ones, K columns, V in use.
 """

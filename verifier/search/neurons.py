@@ -176,8 +176,10 @@ class NeuronSearch(Search):
         levels = 1
         while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, FEW):
             levels += 1
-        children = self.clauses.reduce(split(parents, levels))
-        self.seconds["clauses"] += time.monotonic() - start
+        children = split(parents, levels)
+        begin = time.monotonic()
+        children = self.clauses.reduce(children)
+        self.seconds["clauses"] += time.monotonic() - begin
         if not len(children):
             return
         bounder.learning = self.config.search.clauses and self.clauses.pay()

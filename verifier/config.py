@@ -67,6 +67,7 @@ class SearchConfig:
     memory_gib: float = setting(
         0.0, "memory the search may take in GiB; 0 takes half of what the device has free", basic=True, low=0.0
     )
+    clauses: bool = setting(True, "learn from refuted cases which splits refute others (splitting neurons)")
     max_rounds: int = setting(
         0, "stop as unknown after so many rounds, 1 for bounds at the root alone; 0 means no limit", low=0
     )

@@ -234,5 +234,6 @@ def table() -> str:
     for s in sorted(settings(), key=lambda s: not s.basic):
         mark = "**" if s.basic else ""
         default = f"{s.default:g}" if isinstance(s.default, float) else str(s.default)
+        default = default.lower() if s.kind is bool else default
         lines.append(f"| {mark}`{s.name}`{mark} | `{default}` | {s.allowed()} | {s.help} |")
     return "\n".join(lines)

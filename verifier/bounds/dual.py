@@ -64,6 +64,10 @@ class Optimised:
     z: Tensor
     steps: int = 0
 
+    def take(self, index: Tensor) -> Optimised:
+        m = self.multipliers.take(index)
+        return Optimised(self.lb[index], m, self.coef[index], self.x[index], self.z[index], self.steps)
+
 
 class Ascent:
     """Adam (Kingma & Ba, arXiv 1412.6980) for one tensor, with the mean of |g| in place of the root of that of g^2: as

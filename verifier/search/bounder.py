@@ -27,6 +27,7 @@ from verifier.branching.view import View
 from verifier.ops.base import size
 from verifier.ops.piecewise import PiecewiseLinear
 from verifier.search.cases import Cases
+from verifier.search.clauses import Learned, explain
 
 CHUNK_BYTES = 2 << 20  # of one coefficient tensor on a CPU
 Heuristic = Callable[[View, int], Tensor]
@@ -40,6 +41,7 @@ class Bounded:
     x: Tensor
     figures: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    learned: Learned | None = None
 
     @staticmethod
     def join(parts: list[Bounded]) -> Bounded:
@@ -49,7 +51,14 @@ class Bounded:
             for total, mine in ((figures, part.figures), (seconds, part.seconds)):
                 for name, value in mine.items():
                     total[name] = total.get(name, 0) + value
-        return Bounded(Cases.join([p.kept for p in parts]), torch.cat([p.x for p in parts]), figures, seconds)
+        learned = [p.learned for p in parts if p.learned is not None]
+        return Bounded(
+            Cases.join([p.kept for p in parts]),
+            torch.cat([p.x for p in parts]),
+            figures,
+            seconds,
+            Learned.join(learned) if learned else None,
+        )
 
 
 class Bounder:
@@ -81,6 +90,7 @@ class Bounder:
         widest = max(size(s) for s in program.shapes)
         self.chunk = max(4, chunk_bytes // (widest * trace.boxes[0][0].element_size()))
         self.planes = RootPlanes(self.relaxation, self.chunk)
+        self.learning = False  # whether refuted cases are explained
 
     def _constants(self) -> Tensor:
         """Per column the constant of the affine step before it."""
@@ -133,6 +143,8 @@ class Bounder:
         found = optimise(r, self._start(cases.slot), cases.splits, cases.multipliers(r.lower.dtype), settings)
         middle = time.monotonic()
         refuted, overturned = self._certified(cases, found)
+        certified = time.monotonic()
+        learned = self._explained(cases, found, refuted) if self.learning else None
         end = time.monotonic()
         keep = torch.nonzero(~refuted).squeeze(1)
         kept = cases.take(keep)
@@ -143,8 +155,13 @@ class Bounder:
         if len(keep):
             self._rank(kept, found.coef[keep], found.z[keep], preferred)
         figures = {"overturned by float64": overturned, "optimiser steps": found.steps * len(cases)}
-        seconds = {"optimising": middle - begin, "certifying": end - middle, "branching": time.monotonic() - end}
-        return Bounded(kept, found.x[keep], figures, seconds)
+        seconds = {
+            "optimising": middle - begin,
+            "certifying": certified - middle,
+            "explaining": end - certified,
+            "branching": time.monotonic() - end,
+        }
+        return Bounded(kept, found.x[keep], figures, seconds, learned)
 
     def _start(self, slot: Tensor) -> Start:
         r = self.relaxation
@@ -161,6 +178,15 @@ class Bounder:
         lb = self.certifier.bounds(self.fine_rows[slot], self.const[slot], splits, m)
         refuted[hopeful] = torch.isfinite(lb) & (lb > 0)
         return refuted, len(hopeful) - int(refuted.sum())
+
+    def _explained(self, cases: Cases, found: Optimised, refuted: Tensor) -> Learned | None:
+        at = torch.nonzero(refuted & (cases.column >= 0).any(1)).squeeze(1)
+        if not len(at):
+            return None
+        slot = cases.slot[at]
+        rows = self.fine_rows[slot], self.const[slot]
+        splits, found = cases.splits.take(at), found.take(at)
+        return explain(self.relaxation, self.certifier, rows, slot, splits, found, self._start(slot))
 
     def _rank(self, kept: Cases, coef: Tensor, z: Tensor, count: int) -> None:
         """Fills in the columns to split and where (N, count), best first; -1 where there are fewer."""

@@ -32,6 +32,7 @@ from verifier.events import Deadline, Event, Listener
 from verifier.search.bab import Parts, Search
 from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
 from verifier.search.cases import Cases, split
+from verifier.search.clauses import Clauses
 from verifier.search.domains import Domains, Pool
 from verifier.search.leaves import certified, solve_leaf
 
@@ -61,8 +62,9 @@ class NeuronSearch(Search):
         )
         self.cases: Pool[Cases] = Pool(parts.memory)
         self.roots = 1  # cases that the region under way began with
+        self.clauses = Clauses(self.stats)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
-        self.seconds |= {"root": 0.0, "tightening": 0.0}
+        self.seconds |= {"root": 0.0, "tightening": 0.0, "clauses": 0.0}
 
     # --- the loop
 
@@ -87,6 +89,7 @@ class NeuronSearch(Search):
     def _region(self, index: int) -> Iterator[None]:
         """Searches a region. Cases are left waiting where it ends before all disjuncts are refuted or set aside."""
         begin = time.monotonic()
+        self.clauses = Clauses(self.stats)
         bounder = self._root(index)
         rooted = time.monotonic()
         self.seconds["root"] += rooted - begin
@@ -153,10 +156,14 @@ class NeuronSearch(Search):
         self.fresh.open[index] = open
         budget = TIGHTENING_SHARE * self.deadline.left()
         trace = tightened(bounder.relaxation.trace, self.parts.limit.rows, budget)
+        old = bounder.relaxation
         try:
-            return self._plant(trace, index)
+            bounder = self._plant(trace, index)
         finally:
             self.seconds["tightening"] += time.monotonic() - begin
+        if bounder is not None:
+            self.clauses.moved(old, bounder.relaxation)
+        return bounder
 
     def _plant(self, trace: Trace, index: int) -> Bounder | None:
         """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
@@ -196,6 +203,12 @@ class NeuronSearch(Search):
         while levels < parents.prefer.shape[1] and len(parents) << (levels + 1) <= min(batch, FEW):
             levels += 1
         children = split(parents, levels)
+        begin = time.monotonic()
+        children = self.clauses.reduce(children)
+        self.seconds["clauses"] += time.monotonic() - begin
+        if not len(children):
+            return
+        bounder.learning = self.config.search.clauses and self.clauses.pay()
         bounded = bounder.bound(children, ROUND, PREFERRED)
         spent = time.monotonic() - start
         now = len(children) / max(spent, 1e-6)
@@ -213,6 +226,7 @@ class NeuronSearch(Search):
             self.stats[name] = self.stats.get(name, 0) + value
         for name, value in bounded.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
+        self._learn(bounded)
         kept = bounded.kept
         if not len(kept):
             return
@@ -224,11 +238,19 @@ class NeuronSearch(Search):
             kept = kept.take(~ended)
         self.cases.add(kept)
 
+    def _learn(self, bounded: Bounded) -> None:
+        if bounded.learned is not None:
+            begin = time.monotonic()
+            self.clauses.add(bounded.learned)
+            self.seconds["clauses"] += time.monotonic() - begin
+
     def _end(self, leaves: Cases, bounder: Bounder, region: Tensor) -> None:
         """Decides cases that cannot be split any further: what many steps do not refute, exact linear programs, one by
         one.
         """
-        leaves = bounder.bound(leaves, LEAF, PREFERRED).kept
+        bounded = bounder.bound(leaves, LEAF, PREFERRED)
+        self._learn(bounded)
+        leaves = bounded.kept
         for i in range(len(leaves)):
             if self.witness is not None or self.deadline.passed():
                 self.unsplittable += len(leaves) - i

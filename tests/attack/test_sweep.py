@@ -9,6 +9,7 @@ import torch
 from handmade import dense
 from queries import query, search, settings
 
+from verifier.attack import sweep as module
 from verifier.attack.sweep import FEW, sweep
 from verifier.result import Verdict
 from verifier.search import bab
@@ -30,6 +31,24 @@ def test_every_place_of_a_level_once(d):
     side = [i / 2**level for i in range(2**level + 1)]
     assert sorted(seen) == sorted((*p, 0.0) for p in itertools.product(side, repeat=d))
     assert sorted(seen[: 2**d]) == sorted((*p, 0.0) for p in itertools.product((0.0, 1.0), repeat=d))  # corners first
+
+
+@pytest.mark.parametrize("d", range(1, FEW + 1))
+def test_blocks_are_full_and_slabs_lose_nothing(d, monkeypatch):
+    l, u, points = torch.zeros(1, d), torch.ones(1, d), (2**4 + 1) ** d
+
+    def blocks() -> list[torch.Tensor]:
+        found, count = [], 0
+        for x, _ in sweep(l, u, 64, generator()):
+            found.append(x)
+            count += len(x)
+            if count >= points:
+                return found
+
+    whole = blocks()
+    assert len(whole) <= points // 64 + 5  # a block for every level may be short
+    monkeypatch.setattr(module, "WHOLE", 8)
+    assert sorted(map(tuple, torch.cat(blocks()).tolist())) == sorted(map(tuple, torch.cat(whole).tolist()))
 
 
 def test_boxes():

@@ -207,3 +207,10 @@ def test_points_by_a_cached_table_are_inside_whatever_the_interval(cached, dtype
         p = cached.points((consumers[0].operator(),), l, u)
         assert p.dtype == dtype and bool(((p > l) & (p < u))[room].all())
     assert all(t is not None for t in cached.tables.values()) and len(cached.tables) == len(READ)
+
+
+@pytest.mark.parametrize("held", (b"", b"not an archive", b"PK\x03\x04 and then nothing"))
+def test_damaged_data_of_the_package_count_as_missing(held, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHIPPED", tmp_path / "tables.npz")
+    store.SHIPPED.write_bytes(held)
+    assert Store().find(KNOWN["sigmoid"]) == (None, "to be built")

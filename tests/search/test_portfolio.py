@@ -64,6 +64,12 @@ def test_one_that_stalls_makes_room():
     assert out.seconds["own"] == pytest.approx(one.spent + two.spent) and out.stats["rounds"] == 2
 
 
+def test_one_that_stalls_makes_room_without_a_deadline(monkeypatch):
+    monkeypatch.setattr(portfolio, "PROBE_SECONDS", 0.05)
+    out = Portfolio({"one": Played(0.0), "two": Played(9.0)}, Deadline(), silent).run()
+    assert out.verdict == Verdict.UNSAT
+
+
 def test_the_quicker_goes_on():
     one, two = Played(0.3), Played(0.9)
     out = play(one, two)

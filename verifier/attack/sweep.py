@@ -17,6 +17,7 @@ from torch import Tensor
 
 FEW = 3  # dimensions
 FINEST = 20  # levels: beyond, a grid has too many points ever to be done
+WHOLE = 1 << 18  # points of a grid that are listed at once
 
 
 def sweep(l: Tensor, u: Tensor, block: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -39,15 +40,16 @@ def sweep(l: Tensor, u: Tensor, block: int, generator: torch.Generator) -> Itera
 
 
 def _places(level: int, d: int, block: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Whole coordinates (N, d) from 0 to 2^level of a level's new points, shuffled by slabs of the first dimension."""
+    """Whole coordinates (N, d) from 0 to 2^level of a level's new points, shuffled; by slabs of the first dimension
+    where there are very many.
+    """
     side = torch.arange(2**level + 1)
-    if not d:
-        yield side[:1].expand(1, 0)
-        return
-    for first in torch.randperm(len(side), generator=generator).tolist():
-        rest = torch.cartesian_prod(*[side] * (d - 1)).reshape(-1, d - 1) if d > 1 else side[:1].expand(1, 0)
-        points = torch.cat([torch.full((len(rest), 1), first), rest], 1)
+    slabs = [side] if len(side) ** d <= WHOLE else side[torch.randperm(len(side), generator=generator)].split(1)
+    for slab in slabs if d else ():
+        points = torch.cartesian_prod(slab, *[side] * (d - 1)).reshape(-1, d)
         if level:  # those of even coordinates alone were in the level before
             points = points[(points % 2 == 1).any(1)]
         if len(points):
             yield from points[torch.randperm(len(points), generator=generator)].split(block)
+    if not d:
+        yield side[:1].expand(1, 0)

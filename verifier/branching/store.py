@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ import torch
 from verifier.branching.tables import Consumer, build, grid_for, key
 
 SHIPPED = Path(__file__).with_name("tables.npz")
+DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)  # what reading a broken archive raises
 DIGEST = hashlib.sha256().digest_size
 
 
@@ -104,7 +106,7 @@ class Store:
         try:
             with np.load(SHIPPED) as held:
                 return unpack(held[name].tobytes(), shape) if name in held else None
-        except (OSError, ValueError, KeyError):  # a package put together without its data still works
+        except DAMAGED:  # a package put together without its data still works
             return None
 
     def _cached(self, name: str, shape: tuple[int, int]) -> np.ndarray | None:

@@ -80,7 +80,7 @@ class Portfolio:
     def _next(self, last: Member, alive: list[Member]) -> Member:
         """Who runs now."""
         fresh = [m for m in alive if not m.spent]
-        if fresh and (last.over or last.needs() > self.deadline.left()):
+        if fresh and (last.over or not last.needs() < self.deadline.left()):  # both may be infinite
             chosen = fresh[0]
         else:
             tried = [m for m in alive if m.spent]

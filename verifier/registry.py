@@ -50,11 +50,13 @@ class Registry(Generic[T]):
 
     @cached_property
     def declared(self) -> frozenset[str]:
-        """The names that the room's source registers, read from its decorators; imports nothing."""
+        """The names that the room's source registers, read from the decorators of what its modules define at the top;
+        imports nothing.
+        """
         origin = find_spec(self.room).submodule_search_locations[0]
         names: set[str] = set()
         for path in Path(origin).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 names.update(self._names_in(node))
         return frozenset(names)
 

@@ -51,9 +51,9 @@ def play(first: Played, second: Played, seconds: float = 2.0, told=silent) -> Ou
 
 
 def test_one_that_gets_on_is_left_alone():
-    one, two = Played(2.0), Played(50.0)
+    one, two = Played(5.0), Played(50.0)
     out = play(one, two)
-    assert out.verdict == Verdict.UNSAT and out.reason == "unsat at 2" and two.spent == 0
+    assert out.verdict == Verdict.UNSAT and out.reason == "unsat at 5" and two.spent == 0
 
 
 def test_one_that_stalls_makes_room():
@@ -68,6 +68,21 @@ def test_one_that_stalls_makes_room_without_a_deadline(monkeypatch):
     monkeypatch.setattr(portfolio, "PROBE_SECONDS", 0.05)
     out = Portfolio({"one": Played(0.0), "two": Played(9.0)}, Deadline(), silent).run()
     assert out.verdict == Verdict.UNSAT
+
+
+class Stuck(Played):
+    """One that closes nearly all of its tree at once, and the rest never."""
+
+    def open_share(self) -> float:
+        return max(1e-3, 1 - 1e3 * self.spent)
+
+
+@pytest.mark.parametrize("first", (True, False))
+def test_no_promise_is_trusted_for_long(first, monkeypatch):
+    monkeypatch.setattr(portfolio, "PROBE_SECONDS", 0.02)
+    stuck, slow = Stuck(0.0), Played(4.0)
+    out = play(stuck, slow, 30.0) if first else play(slow, stuck, 30.0)
+    assert out.reason == "unsat at 4" and stuck.spent < 5 * (slow.spent + 0.1)
 
 
 def test_the_quicker_goes_on():

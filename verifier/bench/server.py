@@ -249,6 +249,7 @@ def warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)
+    import numpy.ma  # noqa: F401, which numpy loads at the first call of `unique`
     import onnx
 
     onnx.defs.has("Relu")  # fills the table of operators
@@ -258,6 +259,7 @@ def warm_up() -> None:
     from verifier import api
     from verifier.config import Config
     from verifier.events import Deadline, silent
+    from verifier.net.load import check_supported
     from verifier.problem import compile_problem
     from verifier.search.strategy import solve
     from verifier.spec.parse import parse_bytes
@@ -266,7 +268,9 @@ def warm_up() -> None:
         lines = [f"(declare-const X_{i} Real)" for i in range(n)] + [f"(declare-const Y_{i} Real)" for i in range(2)]
         lines += [f"(assert (>= X_{i} 0))(assert (<= X_{i} 0.2))" for i in range(n)]
         query = parse_bytes("\n".join([*lines, "(assert (>= Y_0 Y_1))"]).encode())
-        problem = compile_problem(_small_network(n), query)
+        network = _small_network(n)
+        check_supported(network)  # reads the operators' names, once for all jobs
+        problem = compile_problem(network, query)
         plan, config = api.prepare(problem, Config(threads=1, device="cpu"), {})
         solve(problem, plan, config, Deadline.after(2.0), silent, lambda x: None)
 

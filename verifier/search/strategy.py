@@ -25,7 +25,7 @@ from verifier.search.neurons import NeuronSearch
 from verifier.search.portfolio import Portfolio
 
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
-FEW_MOVING = 12  # up to so many moving inputs are split one by one first, if neurons can be split as well
+FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if neurons can be split as well
 MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
 KINDS = {"input": Search, "neurons": NeuronSearch}
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise

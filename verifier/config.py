@@ -75,12 +75,12 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Half-spaces that cut domains and sharpen their bounds."""
+    """Half-spaces that cut domains and sharpen bounds."""
 
     method: str = setting(
         "all",
         "clips boxes after bounding (relaxed), children too (reordered), and bounds as well, by the newest planes "
-        "(complete) or by all of the path (all)",
+        "(complete) or by all of the path (all); the last two tighten neurons' intervals where neurons are split",
         choices=("none", "relaxed", "reordered", "complete", "all"),
     )
     planes: int = setting(8, "half-spaces kept per domain", low=1)

@@ -49,8 +49,8 @@ def test_a_planted_counterexample_is_never_denied(heuristic, seed):
 def test_a_search_that_goes_wrong_is_noticed(how, monkeypatch):
     if how == "bounds too high":
         right = Certifier.bounds
-        monkeypatch.setattr(Certifier, "bounds", lambda *a: right(*a) + 0.5)
-        monkeypatch.setattr(bounder, "optimise", lambda *a, f=bounder.optimise: _raised(f(*a)))
+        monkeypatch.setattr(Certifier, "bounds", lambda *a, **k: right(*a, **k) + 0.5)
+        monkeypatch.setattr(bounder, "optimise", lambda *a, f=bounder.optimise, **k: _raised(f(*a, **k)))
     elif how == "a child lost":
         whole = neurons.split
         monkeypatch.setattr(neurons, "split", lambda *a: (c := whole(*a)).take(slice(0, max(1, len(c) // 2))))

@@ -53,9 +53,23 @@ class Certifier:
             else:
                 self.base.lines[k] = Lines(*(None if t is None else t.to(dtype) for t in root.lines[k]))
 
-    def bounds(self, rows: Tensor, const: Tensor, splits: Splits, m: Multipliers) -> Tensor:
-        """Lower bounds (N,) float64 of the weighted rows (N, S, p) + const (N, S) float64; -inf if nothing is known."""
-        lower, upper = splits.boxes(self.r.lower, self.r.upper)
+    def bounds(
+        self, rows: Tensor, const: Tensor, splits: Splits, m: Multipliers, boxes: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Lower bounds (N,) float64 of the weighted rows (N, S, p) + const (N, S) float64; -inf if nothing is known.
+
+        They hold where the splits do and the columns' values lie in `boxes` (N, K), on all of the region without.
+        """
+        plane, offset = self.planes(rows, const, splits, m, boxes)
+        return self.least(plane, offset)
+
+    def planes(
+        self, rows: Tensor, const: Tensor, splits: Splits, m: Multipliers, boxes: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Planes (N, m) and offsets (N,) float64 that lie below the weighted rows where the splits hold, and the boxes.
+        The offsets have room for what a sum over the planes rounds in this precision.
+        """
+        lower, upper = splits.boxes(*(boxes or (self.r.lower, self.r.upper)))
         dtype, weights = self.program.dtype, m.weights.clamp(min=0)
         trace = self._trace(lower, upper, splits, m)
         w = torch.nan_to_num(weights.to(dtype), nan=0.0, posinf=0.0)
@@ -66,16 +80,23 @@ class Certifier:
         charge_for(trace, start, terms.abs().sum(1), weight)
         parts = const.double() * w.double()
         slack = (rows.shape[1] + 2) * torch.finfo(torch.float64).eps * parts.abs().sum(1)
-        return self._finish(trace, self.program.output, start).double() + parts.sum(1) - slack
+        plane, offset = self._down(trace, self.program.output, start)
+        return plane, offset.double() + parts.sum(1) - slack
 
-    def seeded(self, start: Rows, top: int, m: Multipliers) -> Tensor:
-        """Lower bounds (N,) of rows that stand on values up to `top`, on all of the region."""
+    def seeded(self, start: Rows, top: int, m: Multipliers) -> tuple[Tensor, Tensor]:
+        """Planes (N, m) and offsets (N,) below rows that stand on values up to `top`, on all of the region."""
         none = Splits.none(len(m.alpha), m.alpha)
-        return self._finish(self._trace(*none.boxes(self.r.lower, self.r.upper), none, m), top, start)
+        trace = self._trace(*none.boxes(self.r.lower, self.r.upper), none, m)
+        return self._down(trace, top, start)
 
-    def _finish(self, trace: Trace, top: int, start: Rows) -> Tensor:
+    def _down(self, trace: Trace, top: int, start: Rows) -> tuple[Tensor, Tensor]:
+        """Planes (N, m) and offsets (N,) of rows over values up to `top`."""
         plane, bias, charge = backward(trace, top, start, 1)
-        low = (concretise(plane, *trace.boxes[0]) + bias - charge).squeeze(1)
+        return plane.squeeze(1), (bias - charge).squeeze(1)
+
+    def least(self, plane: Tensor, offset: Tensor) -> Tensor:
+        """The least values (N,) over the region of planes found here; -inf if nothing is known."""
+        low = concretise(plane.unsqueeze(1), *self.base.boxes[0]).squeeze(1) + offset
         return torch.where(torch.isfinite(low), low, -float("inf"))
 
     def _trace(self, lower: Tensor, upper: Tensor, splits: Splits, m: Multipliers) -> Trace:

@@ -97,10 +97,13 @@ def optimise(
     multipliers: Multipliers,
     settings: Settings,
     target: float = 0.0,
+    boxes: tuple[Tensor, Tensor] | None = None,
 ) -> Optimised:
-    """Raises the bounds of N domains; one whose bound is above `target` is left alone from then on."""
+    """Raises the bounds of N domains; one whose bound is above `target` is left alone from then on. `boxes` (N, K):
+    where the columns' values lie, the root's intervals without.
+    """
     n = len(splits.column)
-    lines = relaxation.lines(splits)
+    lines = relaxation.lines(splits, boxes)
     m = multipliers.clone()
     relaxation.project(m, lines)
     out = Optimised(

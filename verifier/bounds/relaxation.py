@@ -25,6 +25,7 @@ from verifier.ops.base import Joint
 from verifier.ops.piecewise import ThroughZero
 from verifier.ops.pointwise import Pointwise
 
+WORTH = 0.95  # the lines of a curve are drawn anew on intervals of less than this share of the root's
 NARROW = 1e-3  # a curve on an interval of less than this share of the root's is split no more
 
 
@@ -146,33 +147,59 @@ class Relaxation:
 
     def project(self, m: Multipliers, lines: ColumnLines) -> None:
         """Moves slopes into their ranges, in place."""
-        torch.clamp(m.alpha, self.least, self.most, out=m.alpha)
-        lines.pin(m.alpha)
+        torch.clamp(m.alpha, lines.least, lines.most, out=m.alpha)
         if lines.curves is not None:
             lines.curves.project(m.alpha, m.upper, self.is_curve)
 
-    def lines(self, splits: Splits) -> ColumnLines:
-        """Lines of all columns in domains with the given splits: the root's, drawn anew where a column was split."""
+    def lines(self, splits: Splits, boxes: tuple[Tensor, Tensor] | None = None) -> ColumnLines:
+        """Lines of all columns in domains with the given splits: the root's, drawn anew where a column was split, or
+        where `boxes` (N, K) of the columns are smaller than the root's.
+        """
         n = len(splits.column)
-        up_a, up_b = (t.expand(n, -1).clone() for t in (self.up_a, self.up_b))
-        curves = None if self.curves is None else self.curves.expand(n)
-        lines = ColumnLines(up_a, up_b, splits.column.new_zeros(0), up_a.new_zeros(0), curves)
+        flat = (t.expand(n, -1).clone() for t in (self.up_a, self.up_b, self.least, self.most))
+        lines = ColumnLines(*flat, None if self.curves is None else self.curves.expand(n))
         row, j = torch.nonzero(splits.column >= 0, as_tuple=True)
-        if len(row):
-            l, u = splits.boxes(self.lower, self.upper)
-            column = splits.column[row, j]
-            self.redraw(lines, row, column, l[row, column], u[row, column])
+        if boxes is None and not len(row):
+            return lines
+        l, u = splits.boxes(*(boxes or (self.lower, self.upper)))
+        if boxes is not None:
+            self._narrow(lines, l, u)
+        column = splits.column[row, j]
+        self.redraw(lines, row, column, l[row, column], u[row, column])
         return lines
 
+    def _narrow(self, lines: ColumnLines, l: Tensor, u: Tensor) -> None:
+        """Draws the lines of columns whose boxes l, u (N, K) are smaller than the root's, in place."""
+        smaller = (l > self.lower) | (u < self.upper)
+        if self.curves is not None:
+            much = (u - l) < WORTH * (self.upper - self.lower)
+            row, column = torch.nonzero(smaller & much & self.is_curve, as_tuple=True)
+            self.redraw(lines, row, column, l[row, column], u[row, column])
+            smaller = smaller & ~self.is_curve
+        crossing = (l < 0) & (u > 0)
+        slope = torch.where(l >= 0, self.right, self.left)
+        width = (u - l).clamp(min=torch.finfo(l.dtype).tiny)
+        up_a = torch.where(crossing, (self.right * u - self.left * l) / width, slope)
+        up_b = torch.where(crossing, (self.right - self.left) * u * (-l / width), 0.0)
+        smaller &= torch.isfinite(up_a) & torch.isfinite(up_b)
+        lines.up_a, lines.up_b = torch.where(smaller, up_a, lines.up_a), torch.where(smaller, up_b, lines.up_b)
+        smaller &= ~crossing
+        lines.least, lines.most = (torch.where(smaller, slope, t) for t in (lines.least, lines.most))
+
     def redraw(self, lines: ColumnLines, row: Tensor, column: Tensor, l: Tensor, u: Tensor) -> None:
-        """Draws the lines of columns (M,) of domains `row` (M,) on intervals [l, u] (M,), in place."""
+        """Draws the lines of columns (M,) of domains `row` (M,), kinks that are decided and curves, on intervals [l, u]
+        (M,), in place.
+        """
+        if not len(row):
+            return
         bent = self.is_curve[column] if self.curves is not None else torch.zeros_like(column, dtype=torch.bool)
         kink = ~bent
         c = column[kink]
-        slope = torch.where(l[kink] >= 0, self.right[c], self.left[c])
         at = row[kink] * self.width + c
+        slope = torch.where(l[kink] >= 0, self.right[c], self.left[c])
         lines.up_a.view(-1)[at], lines.up_b.view(-1)[at] = slope, 0.0
-        lines.at, lines.slope = torch.cat([lines.at, at]), torch.cat([lines.slope, slope])
+        if lines.least is not None:
+            lines.least.view(-1)[at] = lines.most.view(-1)[at] = slope
         if not bool(bent.any()):
             return
         for k, site in self.sites.items():
@@ -188,38 +215,27 @@ class Relaxation:
 
 @dataclass
 class ColumnLines:
-    """Upper lines (N, K) of kinks; `at`: flat places of split kinks in (N, K), where the lower slope is `slope` as
-    well. `curves`: the lines of curved columns (N, C).
+    """Upper lines (N, K) of kinks, and the ranges of their lower slopes (N, K), which are points where a kink is
+    decided. `curves`: the lines of curved columns (N, C).
     """
 
     up_a: Tensor
     up_b: Tensor
-    at: Tensor
-    slope: Tensor
+    least: Tensor | None
+    most: Tensor | None
     curves: Curves | None = None
 
-    def pin(self, alpha: Tensor) -> None:
-        """Sets the lower slopes of split kinks."""
-        if len(self.at):
-            alpha.view(-1)[self.at] = self.slope
-
     def take(self, index: Tensor) -> ColumnLines:
-        """The lines of some domains (N',), each at most once."""
-        n, k = self.up_a.shape
-        new = torch.full((n,), -1, dtype=torch.int64, device=index.device)
-        new[index] = torch.arange(len(index), device=index.device)
-        row = new[self.at // k]
-        mine = row >= 0
-        at = row[mine] * k + self.at[mine] % k
+        """The lines of some domains (N',)."""
         curves = None if self.curves is None else self.curves.take(index)
-        return ColumnLines(self.up_a[index], self.up_b[index], at, self.slope[mine], curves)
+        return ColumnLines(self.up_a[index], self.up_b[index], self.least[index], self.most[index], curves)
 
     def repeat(self, owner: Tensor) -> ColumnLines:
-        """Copies of the lines of domains `owner` (M,), which may repeat. Split kinks are no longer pinned: multipliers
-        that were projected before must be used.
+        """Copies of the lines of domains `owner` (M,), which may repeat, without the ranges of slopes: multipliers that
+        were projected before must be used.
         """
         curves = None if self.curves is None else self.curves.take(owner)
-        return ColumnLines(self.up_a[owner], self.up_b[owner], self.at[:0], self.slope[:0], curves)
+        return ColumnLines(self.up_a[owner], self.up_b[owner], None, None, curves)
 
 
 @dataclass
@@ -242,11 +258,10 @@ class Splits:
         """Boxes (N, K) of all columns: the root's (K,) or the domains' own (N, K), cut by the splits."""
         n = len(self.column)
         l, u = lower.expand(n, lower.shape[-1]).clone(), upper.expand(n, upper.shape[-1]).clone()
-        for j in range(self.column.shape[1]):
-            at = torch.nonzero(self.column[:, j] >= 0).squeeze(1)
-            c, p, up = self.column[at, j], self.point[at, j], self.sign[at, j] > 0
-            l[at, c] = torch.where(up, torch.maximum(l[at, c], p), l[at, c])
-            u[at, c] = torch.where(up, u[at, c], torch.minimum(u[at, c], p))
+        for ends, mine, how in ((l, self.sign > 0, "amax"), (u, self.sign <= 0, "amin")):
+            row, j = torch.nonzero((self.column >= 0) & mine, as_tuple=True)
+            at, point = row * ends.shape[1] + self.column[row, j], self.point[row, j].to(ends.dtype)
+            ends.view(-1).scatter_reduce_(0, at, point, how)
         return l, u
 
 

@@ -3,7 +3,8 @@
 The same optimiser that bounds the property's rows (`verifier.bounds.dual`) raises the lower bounds of +z_e and -z_e for
 every entry e that a nonlinear step reads where it is loose. Values are taken in order, so later rows see the tighter
 lines of earlier ones. A row whose bound passes 0 has made its neuron stable and is left alone. What is found is
-evaluated with its rounding error (`verifier.bounds.certify`) before a box takes it.
+evaluated with its rounding error (`verifier.bounds.certify`) before a box takes it, and the planes over the input that
+bound it are kept for clipping (`verifier.bounds.columnplanes`).
 
 Within a budget of time: entries whose relaxation has the largest area, -l u / (u - l), come first.
 """
@@ -21,8 +22,11 @@ from verifier.bounds.chunks import workers
 from verifier.bounds.dual import Settings, optimise
 from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start
 from verifier.bounds.trace import Trace, known, loose_entries, trace_values
+from verifier.clip.centred import Forms, Middle
 from verifier.ops.base import Nonlinear, size
 
+ROOM = 512 << 20  # bytes of planes that are kept
+Found = tuple[Tensor, Tensor, Tensor, Forms]
 SETTINGS = Settings(steps=15, alpha_rate=0.5, decay=0.85, patience=5)
 
 
@@ -32,6 +36,7 @@ class Tightener:
     def __init__(self, old: Trace, seconds: float, chunk_bytes: int):
         self.old, self.program, self.chunk_bytes = old, old.program, chunk_bytes
         self.end = time.monotonic() + seconds
+        self.middle, self.room = Middle(*(t[0] for t in old.boxes[0])), ROOM
         self.values = sorted(
             {
                 i
@@ -67,7 +72,7 @@ class Tightener:
         if threads > 1:
             chunk = min(chunk, max(4, -(-len(entries) // threads)))
 
-        def one(part: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        def one(part: Tensor) -> Found | None:
             return None if time.monotonic() > end else self._rows(trace, relaxation, certifier, value, part)
 
         parts = entries.split(chunk)
@@ -75,7 +80,10 @@ class Tightener:
         new_l, new_u = l.clone(), u.clone()
         for result in found:
             if result is not None:
-                part, below, above = result
+                part, below, above, planes = result
+                if self.room > 0:
+                    trace.planes.setdefault(value, []).append((part, planes))
+                    self.room -= planes.a.numel() * planes.a.element_size()
                 new_l[part], new_u[part] = torch.maximum(new_l[part], below), torch.minimum(new_u[part], above)
         crossed = new_l > new_u
         shape = trace.boxes[value][0].shape
@@ -86,18 +94,20 @@ class Tightener:
         trace.sizes.pop(value, None)
 
     @torch.no_grad()
-    def _rows(
-        self, trace: Trace, relaxation: Relaxation, certifier: Certifier, value: int, part: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Entries (k,), and lower and upper bounds (k,) of them."""
+    def _rows(self, trace: Trace, relaxation: Relaxation, certifier: Certifier, value: int, part: Tensor) -> Found:
+        """Entries (k,), lower and upper bounds (k,) of them, and the planes below them and below them negated."""
         rows, top = seed(trace, value, part.unsqueeze(0))
         n = 2 * len(part)
         start = Start(top, dict(rows.live), rows.bias.clone())
         none = Splits.none(n, relaxation.alpha)
         m = Multipliers(relaxation.alpha.expand(n, -1), relaxation.upper_slopes.expand(n, -1), none.sign, none.sign)
         found = optimise(relaxation, start, none, m, SETTINGS)
-        low = certifier.seeded(Rows(dict(rows.live), rows.bias.clone(), rows.charge.clone()), top, found.multipliers)
-        return part, low[: len(part)], -low[len(part) :]
+        begin = Rows(dict(rows.live), rows.bias.clone(), rows.charge.clone())
+        plane, offset = certifier.seeded(begin, top, found.multipliers)
+        low = certifier.least(plane, offset)
+        planes = self.middle.forms(plane, offset)
+        both = Forms(*(t.unflatten(0, (2, len(part))).transpose(0, 1) for t in planes))
+        return part, low[: len(part)], -low[len(part) :], both
 
 
 def tightened(old: Trace, limit: int, seconds: float, chunk_bytes: int = 2 << 20) -> Trace:

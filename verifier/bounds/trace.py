@@ -19,6 +19,7 @@ from torch import Tensor
 
 from verifier.bounds.interval import outward, step_interval
 from verifier.bounds.program import Program
+from verifier.clip.centred import Forms
 from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Joint, Lines, Nonlinear, Planes, size
 
@@ -61,6 +62,8 @@ class Trace:
     underflow: float = 0.0
     # Multipliers of splits by the step that reads the split values (see `verifier.bounds.certify`).
     cuts: dict[int, Cuts] = field(default_factory=dict)
+    # By value, flat entries (k,) with planes (k, 2) over the input that lie below them and below them negated.
+    planes: dict[int, list[tuple[Tensor, Forms]]] = field(default_factory=dict)
     # Half-spaces of the input: what is known need hold for the points within them only.
     within: Halfspaces | None = None
 

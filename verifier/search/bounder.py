@@ -15,10 +15,10 @@ from torch import Tensor
 
 from verifier.bounds.certify import Certifier
 from verifier.bounds.chunks import workers
+from verifier.bounds.columnplanes import ColumnPlanes
 from verifier.bounds.dual import Optimised, Settings, optimise
 from verifier.bounds.program import Program
 from verifier.bounds.relaxation import NARROW, ColumnLines, Multipliers, Relaxation, Start
-from verifier.bounds.rootplanes import RootPlanes
 from verifier.bounds.targets import Targets
 from verifier.bounds.trace import Trace
 from verifier.bounds.walk import Pass
@@ -28,6 +28,7 @@ from verifier.ops.base import size
 from verifier.ops.piecewise import PiecewiseLinear
 from verifier.search.cases import Cases
 from verifier.search.clauses import Learned, explain
+from verifier.search.tighter import SAMPLE, TRIED, Tighter
 
 CHUNK_BYTES = 2 << 20  # of one coefficient tensor on a CPU
 Heuristic = Callable[[View, int], Tensor]
@@ -73,10 +74,12 @@ class Bounder:
         chunk_bytes: int = CHUNK_BYTES,
         points: Points | None = None,
         curves: bool = True,
+        clip: str = "none",
     ):
         """`rows`: coefficients (K, S, p) in the working precision and in float64, zero where padded; constants (K, S)
         float64, -1 where padded. `fine`: the program in float64. `chunk_bytes`: of one coefficient tensor. `points`:
-        where to split. `curves`: whether what is not made of straight pieces is split as well.
+        where to split. `curves`: whether what is not made of straight pieces is split as well. `clip`: which
+        half-spaces tighten the columns' boxes of cases (`verifier.search.tighter`).
         """
         self.relaxation = Relaxation(trace)
         self.rows, self.fine_rows, self.const = rows
@@ -89,7 +92,9 @@ class Bounder:
         program = trace.program
         widest = max(size(s) for s in program.shapes)
         self.chunk = max(4, chunk_bytes // (widest * trace.boxes[0][0].element_size()))
-        self.planes = RootPlanes(self.relaxation, self.chunk)
+        self.planes = ColumnPlanes(self.relaxation, self.certifier, self.chunk)
+        self.tighter = Tighter(self.planes, clip)
+        self.rest = 0.0  # seconds that a case takes, without clipping
         self.learning = False  # whether refuted cases are explained
 
     def _constants(self) -> Tensor:
@@ -127,6 +132,10 @@ class Bounder:
     def bound(self, cases: Cases, settings: Settings, preferred: int) -> Bounded:
         """Bounds cases and ranks `preferred` splits of those that stay open."""
         n, device = len(cases), cases.score.device
+        begin = time.monotonic()
+        if self.tighter.due() and cases.look.shape[1]:
+            self._try_clipping(cases, settings)
+        tried = time.monotonic()
         threads = torch.get_num_threads() if device.type == "cpu" else 1
         chunk = self.chunk
         if threads > 1 and n >= 2:
@@ -134,19 +143,50 @@ class Bounder:
         cuts = [slice(at, at + chunk) for at in range(0, n, chunk)]
         if threads > 1:  # one chunk as well: threads inside small operations mostly wait for each other
             parts = workers(threads).map(lambda c: self._bound(cases.take(c), settings, preferred), cuts)
-            return Bounded.join(list(parts))
-        return Bounded.join([self._bound(cases.take(c), settings, preferred) for c in cuts])
+        else:
+            parts = map(lambda c: self._bound(cases.take(c), settings, preferred), cuts)
+        found = Bounded.join(list(parts))
+        self.rest = sum(t for name, t in found.seconds.items() if name != "clipping") / max(1, n)
+        found.seconds["clipping"] = found.seconds.get("clipping", 0.0) + tried - begin
+        return found
+
+    @torch.no_grad()
+    def _try_clipping(self, cases: Cases, settings: Settings) -> None:
+        """Bounds a few cases with several numbers of columns whose boxes are tightened. What counts is what happens to
+        those that are not refuted without.
+        """
+        r, open = self.relaxation, torch.nonzero(cases.score > -1e29).squeeze(1)
+        if not len(open):
+            return
+        some, gains, costs = cases.take(open[:: -(-len(open) // SAMPLE)]), [], []
+        self.tighter.clipped(some, TRIED[-1])  # planes that are made now will be there next time
+        hard = None
+        for count in TRIED:
+            begin = time.monotonic()
+            clipped, empty = self.tighter.clipped(some, count)
+            costs.append((time.monotonic() - begin) / len(some))
+            start, m = self._start(some.slot), some.multipliers(r.lower.dtype)
+            lb = optimise(r, start, some.splits, m, settings, boxes=clipped.boxes(r.lower, r.upper)).lb.double()
+            gain = torch.nan_to_num(1 - lb / some.score.clamp(max=-1e-30)).clamp(0, 1)
+            hard = lb < 0 if hard is None else hard
+            if not bool(hard.any()):
+                return
+            gains.append(float(torch.where(empty, 1.0, gain)[hard].mean()))
+        self.tighter.weigh(gains, costs, self.rest, float((some.column >= 0).sum(1).double().mean()))
 
     @torch.no_grad()
     def _bound(self, cases: Cases, settings: Settings, preferred: int) -> Bounded:
         r, begin = self.relaxation, time.monotonic()
-        found = optimise(r, self._start(cases.slot), cases.splits, cases.multipliers(r.lower.dtype), settings)
+        cases, empty = self.tighter.clipped(cases, self.tighter.count)
+        clipped, boxes = time.monotonic(), cases.boxes(r.lower, r.upper)
+        multipliers = cases.multipliers(r.lower.dtype)
+        found = optimise(r, self._start(cases.slot), cases.splits, multipliers, settings, boxes=boxes)
         middle = time.monotonic()
         refuted, overturned = self._certified(cases, found)
         certified = time.monotonic()
         learned = self._explained(cases, found, refuted) if self.learning else None
-        end = time.monotonic()
-        keep = torch.nonzero(~refuted).squeeze(1)
+        explained = time.monotonic()
+        keep = torch.nonzero(~refuted & ~empty).squeeze(1)
         kept = cases.take(keep)
         lb, m = found.lb[keep].double(), found.multipliers
         kept.alpha, kept.upper = (t[keep].clamp(-6e4, 6e4).half() for t in (m.alpha, m.upper))
@@ -154,14 +194,37 @@ class Bounder:
         kept.score = torch.maximum(torch.where(torch.isfinite(lb), lb, -1e30), kept.score).clamp(max=0.0)
         if len(keep):
             self._rank(kept, found.coef[keep], found.z[keep], preferred)
-        figures = {"overturned by float64": overturned, "optimiser steps": found.steps * len(cases)}
+        ranked = time.monotonic()
+        if len(keep) and self.tighter.on:
+            self._cut(kept, found.take(keep))
+        figures = {
+            "overturned by float64": overturned,
+            "optimiser steps": found.steps * len(cases),
+            "emptied by clipping": int(empty.sum()),
+        }
         seconds = {
-            "optimising": middle - begin,
+            "clipping": clipped - begin + time.monotonic() - ranked,
+            "optimising": middle - clipped,
             "certifying": certified - middle,
-            "explaining": end - certified,
-            "branching": time.monotonic() - end,
+            "explaining": explained - certified,
+            "branching": ranked - explained,
         }
         return Bounded(kept, found.x[keep], figures, seconds, learned)
+
+    def _cut(self, kept: Cases, found: Optimised) -> None:
+        """Gives cases the half-space in which their disjunct can still hold, and the columns whose boxes matter."""
+        r, m, slot = self.relaxation, found.multipliers, kept.slot
+        boxes = kept.boxes(r.lower, r.upper)
+        plane, offset = self.certifier.planes(self.fine_rows[slot], self.const[slot], kept.splits, m, boxes)
+        lines = r.lines(kept.splits, boxes)
+        # A kink loses at its upper line, where its coefficient is negative; its lower line has no offset.
+        coef, z = found.coef, found.z
+        gap = (lines.up_a * z + lines.up_b - torch.maximum(r.left * z, r.right * z)).clamp(min=0)
+        coef = torch.where(r.is_curve, coef, coef.clamp(max=0))
+        if r.curves is not None:
+            l, u = self._ends(kept)
+            gap = torch.where(r.is_curve, u - l, gap)
+        self.tighter.cut(kept, plane, offset, coef, gap)
 
     def _start(self, slot: Tensor) -> Start:
         r = self.relaxation
@@ -175,7 +238,8 @@ class Bounder:
             return refuted, 0
         slot = cases.slot[hopeful]
         splits, m = cases.splits.take(hopeful), found.multipliers.take(hopeful)
-        lb = self.certifier.bounds(self.fine_rows[slot], self.const[slot], splits, m)
+        boxes = cases.take(hopeful).boxes(self.relaxation.lower, self.relaxation.upper)
+        lb = self.certifier.bounds(self.fine_rows[slot], self.const[slot], splits, m, boxes)
         refuted[hopeful] = torch.isfinite(lb) & (lb > 0)
         return refuted, len(hopeful) - int(refuted.sum())
 
@@ -191,24 +255,27 @@ class Bounder:
     def _rank(self, kept: Cases, coef: Tensor, z: Tensor, count: int) -> None:
         """Fills in the columns to split and where (N, count), best first; -1 where there are fewer."""
         r, dtype = self.relaxation, coef.dtype
-        l, u = kept.splits.boxes(r.lower, r.upper)
-        free = self.splittable.expand(len(kept), -1).clone()
-        row, j = torch.nonzero(kept.column >= 0, as_tuple=True)
-        column = kept.column[row, j]
+        boxes = kept.boxes(r.lower, r.upper)
+        l, u = self._ends(kept)
         wide = u - l > NARROW * (r.upper - r.lower)
-        free[row, column] &= r.is_curve[column] & wide[row, column]
+        free = self.splittable & torch.where(r.is_curve, wide, (l < 0) & (u > 0))
         kept.prefer = torch.full((len(kept), count), -1, dtype=torch.int64, device=coef.device)
         kept.where = coef.new_zeros((len(kept), count))
         if not bool(free.any()):
             return
-        lines, m = r.lines(kept.splits), kept.multipliers(dtype)
+        lines, m = r.lines(kept.splits, boxes), kept.multipliers(dtype)
         r.project(m, lines)
         kept.prefer = self.heuristic(self._view(kept, lines, m, coef, z, free), count)
         kept.where = self._points(kept.prefer, l, u)
 
+    def _ends(self, kept: Cases) -> tuple[Tensor, Tensor]:
+        """Where the columns' values lie in cases, (N, K) each."""
+        r = self.relaxation
+        return kept.splits.boxes(*(kept.boxes(r.lower, r.upper) or (r.lower, r.upper)))
+
     def _view(self, kept: Cases, lines: ColumnLines, m: Multipliers, coef: Tensor, z: Tensor, free: Tensor) -> View:
         r = self.relaxation
-        l, u = kept.splits.boxes(r.lower, r.upper)
+        l, u = self._ends(kept)
         true = torch.maximum(r.left * z, r.right * z)
         below, above, thick = m.alpha * z, lines.up_a * z + lines.up_b, torch.zeros_like(z)
         for k, site in r.sites.items():
@@ -257,7 +324,7 @@ class Bounder:
         r = self.relaxation
         states: dict[int, Start] = {}
         Pass(r, self._start(kept.slot), lines, kept.splits).backward(m, states)
-        l, u = kept.splits.boxes(r.lower, r.upper)
+        l, u = self._ends(kept)
         points = self._points(columns, l, u)
         bounds = lines.up_a.new_full((*columns.shape, 2), -float("inf"))
         for k, state in states.items():
@@ -281,11 +348,10 @@ class Bounder:
     ) -> None:
         """Draws the lines at (row, column) (M,) on intervals `ends`, and takes the best slopes by area there."""
         r = self.relaxation
-        lines.at, lines.slope = lines.at[:0], lines.slope[:0]
         r.redraw(lines, row, column, *ends)
-        lines.pin(m.alpha)
-        bent = r.is_curve[column] if lines.curves is not None else None
-        if bent is None or not bool(bent.any()):
+        bent = r.is_curve[column]
+        m.alpha[row[~bent], column[~bent]] = lines.up_a[row[~bent], column[~bent]]  # decided: both lines are one
+        if not bool(bent.any()):
             return
         row, column = row[bent], column[bent]
         c = r.curve_of[column]
@@ -293,27 +359,29 @@ class Bounder:
         m.upper[row, c] = lines.curves.high.best[row, c]
 
     def shortcut(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:
-        """The same as `trial` from planes kept at the root: see `verifier.branching.bbps`."""
+        """The same as `trial` from planes of the whole region: see `verifier.branching.bbps`."""
         r = self.relaxation
         walk = Pass(r, self._start(kept.slot), lines, kept.splits)
         lb = walk.backward(m)
         owner, place = torch.nonzero(columns >= 0, as_tuple=True)
         column = columns[owner, place]
         bounds = lb.new_full((*columns.shape, 2), -float("inf"))
-        l, u = kept.splits.boxes(r.lower, r.upper)
+        l, u = self._ends(kept)
         point = self._points(columns, l, u)[owner, place]
         a = walk.coef[owner, column]
         before = self._line(lines, m, owner, column, a)
         child, each, mine = lines.repeat(owner), torch.arange(len(owner), device=owner.device), m.take(owner)
-        low, low_c, high, high_c = self.planes.of(column)
+        both, around = self.planes.of(column), self.planes.middle
+        above, below = both.at((slice(None), 0)), both.at((slice(None), 1))  # of the value, and of it negated
+        middle, moving = torch.mv(walk.plane, around.c)[owner], walk.plane[:, around.moving][owner]
         for side, ends in ((0, (point, u[owner, column])), (1, (l[owner, column], point))):
             self._redraw(child, mine, each, column, ends)
             slope, offset = self._line(child, mine, each, column, a)
             d, more = a * (slope - before[0]), a * (offset - before[1])
-            up, down = d.clamp(min=0), d.clamp(max=0)
-            plane = walk.plane[owner].addcmul_(up[:, None], low).addcmul_(down[:, None], high)
-            least = torch.mv(plane, walk.centre[0]) - torch.mv(plane.abs_(), walk.radius[0])
-            estimate = least + walk.bias[owner] + more + up * low_c + down * high_c
+            up, down = d.clamp(min=0), -d.clamp(max=0)
+            plane = torch.addcmul(moving, up[:, None], above.a).addcmul_(down[:, None], below.a)
+            height = middle + up * above.mid.to(d.dtype) + down * below.mid.to(d.dtype)
+            estimate = height - torch.mv(plane.abs_(), around.r) + walk.bias[owner] + more
             bounds[owner, place, side] = torch.maximum(torch.nan_to_num(estimate, nan=-torch.inf), lb[owner])
         return bounds
 

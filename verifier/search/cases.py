@@ -1,7 +1,7 @@
 """Domains of the neuron-splitting search: a region's box, one disjunct, and a list of neuron splits.
 
-Symbols: D domains, P splits at most, K columns (unstable neurons), S rows of a disjunct, C curved
-columns, Q preferred columns.
+Symbols: D domains, P splits at most, K columns (unstable neurons), S rows of a disjunct, C curved columns, Q preferred
+columns, R columns to look at, n input dimensions that move.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ class Cases(Arrays):
     Multipliers: `alpha` (D, K), `upper` (D, C) in half precision (any value is sound), `beta` (D, P), `weights` (D, S).
     `score` (D,) float64: the bound. `prefer` (D, Q): columns to split next, best first, -1 for none; `where` (D, Q): at
     which point.
+
+    What clipping knows (`verifier.search.tighter`), with K, R and n 0 where it is off: `low`, `high` (D, K) in half
+    precision, rounded outward: where the columns' values lie in a counterexample, besides the root's boxes and the
+    splits; a half-space `g` (D, n), `mid`, `reach` (D,) that holds it; `look` (D, R) int32: the columns whose boxes
+    matter, best first, -1 for none, and how much a unit of their ends does, `matter` (D, R).
     """
 
     slot: Tensor
@@ -34,12 +39,38 @@ class Cases(Arrays):
     score: Tensor
     prefer: Tensor
     where: Tensor
+    low: Tensor | None = None
+    high: Tensor | None = None
+    g: Tensor | None = None
+    mid: Tensor | None = None
+    reach: Tensor | None = None
+    look: Tensor | None = None
+    matter: Tensor | None = None
+
+    def __post_init__(self):
+        if self.low is None:
+            none, zero = self.where.new_zeros((len(self.score), 0)), torch.zeros_like(self.score)
+            self.low, self.high, self.g, self.look, self.matter = (
+                none.half(),
+                none.half(),
+                none,
+                none.int(),
+                none.half(),
+            )
+            self.mid, self.reach = zero - 1, zero
 
     @classmethod
     def join(cls, parts: list[Cases]) -> Cases:
         """One after another; split lists are padded to the longest."""
+        parts = [p for p in parts if len(p)] or parts[:1]
         width = max(p.column.shape[1] for p in parts)
         return super().join([p.padded(width) for p in parts])
+
+    def boxes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Boxes (D, K) of the columns, within the root's (K,); None where clipping is off."""
+        if not self.low.shape[1]:
+            return None
+        return torch.maximum(self.low.to(lower.dtype), lower), torch.minimum(self.high.to(upper.dtype), upper)
 
     def padded(self, width: int) -> Cases:
         """The same with room for `width` splits at least."""

@@ -1,7 +1,8 @@
 """The end of the tree: a case without an unstable neuron left is a linear program, and ends refuted or as a candidate.
 
-With every kink decided the network is affine on the case; a curve too narrow to be split stands as one of its lines,
-the one that the row's sign picks. Rows R x + r of the disjunct, split values g_j x + h_j. The program
+With every kink decided, by a split or by the case's boxes (`explicit` makes splits of these), the network is affine on
+the case; a curve too narrow to be split stands as one of its lines, the one that the row's sign picks. Rows
+R x + r of the disjunct, split values g_j x + h_j. The program
 
     min t   such that   R x + r <= t,   -sign_j (g_j x + h_j - p_j) / scale_j <= t,   x in the box
 
@@ -58,11 +59,35 @@ def solver():
     return solve
 
 
-def affine_maps(r: Relaxation, splits: Splits, start: Start) -> tuple[np.ndarray, np.ndarray]:
-    """Planes (N, m) and constants (N,) of rows in a case whose neurons are all decided by its splits (1, P)."""
+def explicit(r: Relaxation, case: Cases) -> Cases:
+    """A case (D = 1) in which the kinks that its boxes decide are split as well: its counterexamples satisfy that, and
+    points that the program finds will.
+    """
+    boxes = case.boxes(r.lower, r.upper)
+    if boxes is None:
+        return case
+    l, u = (t[0] for t in case.splits.boxes(r.lower, r.upper))
+    low, high = (t[0] for t in case.splits.boxes(*boxes))
+    decided = r.splittable & ~r.is_curve & (l < 0) & (u > 0) & ((low >= 0) | (high <= 0))
+    column = torch.nonzero(decided).squeeze(1)
+    width, count = case.column.shape[1], len(column)
+    new = Cases(**case.padded(width + count).__dict__)
+    new.column, new.sign, new.point = new.column.clone(), new.sign.clone(), new.point.clone()
+    new.column[0, width:] = column
+    new.sign[0, width:] = torch.where(low[column] >= 0, 1.0, -1.0).to(new.sign.dtype)
+    return new
+
+
+def affine_maps(
+    r: Relaxation, splits: Splits, start: Start, boxes: tuple[torch.Tensor, torch.Tensor] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Planes (N, m) and constants (N,) of rows in a case whose neurons are all decided by its splits (1, P); `boxes` of
+    its columns (1, K).
+    """
     n = len(start.rows) if start.rows is not None else len(start.bias)
     first = torch.zeros(n, dtype=torch.int64, device=r.alpha.device)
-    lines, alpha = r.lines(splits.take(first)), r.alpha.expand(n, -1).clone()
+    boxes = None if boxes is None else tuple(t[first] for t in boxes)
+    lines, alpha = r.lines(splits.take(first), boxes), r.alpha.expand(n, -1).clone()
     m = Multipliers(alpha, r.upper_slopes.expand(n, -1).clone(), alpha.new_zeros((n, 0)), alpha.new_ones((n, 1)))
     r.project(m, lines)
     walk = Pass(r, start, lines, Splits.none(n, alpha))
@@ -76,14 +101,15 @@ def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
     if solve is None:
         return None
     r, splits = bounder.relaxation, case.splits
+    boxes = case.boxes(r.lower, r.upper)
     rows, const = bounder.rows[case.slot[0]], bounder.const[case.slot[0]]
     real = rows.abs().sum(1) > 0
     real = real | (const != -1.0)
     start = Start(r.program.output, rows=rows[real].unsqueeze(1), const=const[real].to(rows.dtype).unsqueeze(1))
-    plane, bias = affine_maps(r, splits, start)
+    plane, bias = affine_maps(r, splits, start, boxes)
     planes, biases, scales, places = [plane], [bias], [np.ones(len(bias))], []
     for j in torch.nonzero(case.column[0] >= 0).squeeze(1).tolist():
-        g, h = _split_value(bounder, splits, int(case.column[0, j]))
+        g, h = _split_value(bounder, splits, boxes, int(case.column[0, j]))
         sign, point = float(case.sign[0, j]), float(case.point[0, j])
         scale = max(np.abs(g).sum(), 1e-12)
         planes.append(-sign * g / scale)
@@ -102,7 +128,9 @@ def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
     return Solved(t, x, weights, beta)
 
 
-def _split_value(bounder: Bounder, splits: Splits, column: int) -> tuple[np.ndarray, np.ndarray]:
+def _split_value(
+    bounder: Bounder, splits: Splits, boxes: tuple[torch.Tensor, torch.Tensor] | None, column: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The split neuron's value as a function of x: plane (1, m), constant (1,)."""
     r = bounder.relaxation
     site = next(s for s in r.sites.values() if s.cut.start <= column < s.cut.stop)
@@ -112,7 +140,7 @@ def _split_value(bounder: Bounder, splits: Splits, column: int) -> tuple[np.ndar
     unit = r.alpha.new_zeros((1, size(shape)))
     unit[0, entry] = 1.0
     start = Start(site.value, live={site.value: unit.reshape(1, *shape)}, bias=r.alpha.new_zeros(1))
-    return affine_maps(r, splits, start)
+    return affine_maps(r, splits, start, boxes)
 
 
 def certified(bounder: Bounder, case: Cases, solved: Solved) -> bool:
@@ -125,5 +153,6 @@ def certified(bounder: Bounder, case: Cases, solved: Solved) -> bool:
         torch.from_numpy(solved.weights)[None].to(r.lower.device),
     )
     slot = case.slot
-    lb = bounder.certifier.bounds(bounder.fine_rows[slot], bounder.const[slot], case.splits, m)
+    boxes = case.boxes(r.lower, r.upper)
+    lb = bounder.certifier.bounds(bounder.fine_rows[slot], bounder.const[slot], case.splits, m, boxes)
     return bool(torch.isfinite(lb[0]) & (lb[0] > 0))

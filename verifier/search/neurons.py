@@ -34,7 +34,7 @@ from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
 from verifier.search.cases import Cases, split
 from verifier.search.clauses import Clauses
 from verifier.search.domains import Domains, Pool
-from verifier.search.leaves import certified, solve_leaf
+from verifier.search.leaves import certified, explicit, solve_leaf
 
 PREFERRED = 6  # columns remembered per case, for splits of several levels
 FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
@@ -180,7 +180,8 @@ class NeuronSearch(Search):
         rows = tables(targets, fine_targets, int(box.region[0]))
         device = trace.program.device.type
         chunk = CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk
-        bounder = Bounder(trace, rows, fine, self.heuristic, chunk, self.points, self.config.branching.curves)
+        c = self.config
+        bounder = Bounder(trace, rows, fine, self.heuristic, chunk, self.points, c.branching.curves, c.clip.method)
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
@@ -255,7 +256,7 @@ class NeuronSearch(Search):
             if self.witness is not None or self.deadline.passed():
                 self.unsplittable += len(leaves) - i
                 return
-            leaf = leaves.take(slice(i, i + 1))
+            leaf = explicit(bounder.relaxation, leaves.take(slice(i, i + 1)))
             self.stats["leaves"] += 1
             solved = solve_leaf(bounder, leaf)
             if solved is not None and solved.t > 0 and certified(bounder, leaf, solved):

@@ -287,11 +287,14 @@ class Joint(Nonlinear):
 
 
 def pull_back(f: Callable[..., Tensor], xs: list[Tensor], a: Tensor) -> tuple[Tensor, ...]:
-    """a (like f's result) through f's derivative at xs: like xs. (`torch.func` would import a compiler: a second.)"""
+    """a (like f's result) through f's derivative at xs: like xs.
+
+    Of a sum: a gradient of anything else, like `torch.func`, makes torch import its compiler, a second.
+    """
     with torch.enable_grad():
         xs = [x.detach().requires_grad_(True) for x in xs]
         y = f(*xs)
-        found = torch.autograd.grad(y, xs, a, allow_unused=True) if y.requires_grad else [None] * len(xs)
+        found = torch.autograd.grad((y * a).sum(), xs, allow_unused=True) if y.requires_grad else [None] * len(xs)
     return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(xs, found))
 
 

@@ -51,6 +51,11 @@ class Problem:
     slot: np.ndarray  # (R, S) int64: which of the region's disjuncts the row belongs to
     slots: np.ndarray  # (R,) int64: how many disjuncts the region has
 
+    @property
+    def most_moving(self) -> int:
+        """How many input dimensions move in any one region at most."""
+        return int((self.upper > self.lower).sum(1).max()) if len(self.lower) else 0
+
     def lift(self, t: np.ndarray) -> np.ndarray:
         """Points (N, m) of the moving coordinates to whole inputs (N, n)."""
         x = np.repeat(self.base[None], len(t), axis=0)

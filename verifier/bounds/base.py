@@ -2,8 +2,9 @@
 
 A method has `run(program, l, u, rows, limit, within) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p)
 are coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it);
-what it finds need hold only within the half-spaces `within`, which it may make use of; and `entries(program, rows) ->
-int`, the size of its largest working tensor per domain, from which chunks are cut before memory is taken.
+what it finds need hold only within the half-spaces `within`, which it may make use of; and `entries(program, rows,
+moving) -> int`, the size of its largest working tensor per domain where so many dimensions move, from which chunks are
+cut before memory is taken.
 """
 
 from __future__ import annotations
@@ -40,11 +41,16 @@ class RowBounds(NamedTuple):
         return RowBounds(*(t[index] for t in self))
 
 
+def moving(l: Tensor, u: Tensor) -> int:
+    """How many dimensions move in any one of the boxes l, u (D, m) at most."""
+    return int((u > l).sum(1).max()) if l.numel() else 0
+
+
 class Method(Protocol):
     """What `METHODS` holds."""
 
     @staticmethod
-    def entries(program: Program, rows: int) -> int: ...
+    def entries(program: Program, rows: int, moving: int) -> int: ...
 
     @staticmethod
     def run(

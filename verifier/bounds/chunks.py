@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.base import RowBounds
+from verifier.bounds.base import RowBounds, moving
 from verifier.bounds.program import Program
 from verifier.clip.constraints import Halfspaces
 
@@ -98,7 +98,7 @@ def bound_rows(
         more = {} if within is None else {"within": within.at(cut)}
         return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, **more)
 
-    bytes_each = entries(program, row.shape[1]) * l.element_size()
+    bytes_each = entries(program, row.shape[1], moving(l, u)) * l.element_size()
     bytes_each = max(1, bytes_each)
     chunk = max(1, min(len(l), max(limit.chunk // bytes_each, min(FEW, limit.few // bytes_each))))
     threads = torch.get_num_threads() if l.device.type == "cpu" else 1

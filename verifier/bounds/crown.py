@@ -92,12 +92,13 @@ class Tightener:
     """Chooses for every value how its box is made tighter: by planes carried forward first, where a handful of input
     dimensions makes them cheap, then by backward passes for what is still loose.
 
-    One step of planes costs about 2 (m + 1) evaluations of the network, backward passes two for every loose entry.
+    One step of planes costs about 2 (k + 1) evaluations of the network, where k dimensions move, backward passes two
+    for every loose entry.
     """
 
     def __init__(self, program: Program, l: Tensor, u: Tensor):
         self.walker = Walker(program, l, u)
-        self.columns, self.widest = program.n_in + 1, max(size(s) for s in program.shapes)
+        self.columns, self.widest = self.walker.width + 1, max(size(s) for s in program.shapes)
 
     def __call__(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
         planes = 2 * self.columns * self.widest * trace.domains * loose.new_zeros(0, dtype=trace.program.dtype).itemsize
@@ -120,7 +121,7 @@ class Crown:
     """Intermediate boxes of loose entries and rows over the output, all by backward passes."""
 
     @staticmethod
-    def entries(program: Program, rows: int) -> int:
+    def entries(program: Program, rows: int, moving: int) -> int:
         """Entries of the largest coefficient tensor per domain, if every intermediate row is needed."""
         most = rows
         for step in program.steps[1:]:

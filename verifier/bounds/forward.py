@@ -1,20 +1,22 @@
 """Forward planes: linear bounds in the input carried along with every value; the cheapest tight bounds when few
 dimensions move.
 
-One pass gives boxes for all values at once, at the cost of 2 (m + 1) evaluations of the network per domain, where a
+One pass gives boxes for all values at once, at the cost of 2 (k + 1) evaluations of the network per domain, where a
 backward pass per entry (`verifier.bounds.crown`) costs as many as there are loose entries. Lines are chosen before it
 is known which side a consumer needs, so the boxes are looser. The rows over the output are then bounded backward, on
 lines drawn in these boxes. (The forward mode of Xu et al., arXiv 2002.12920, in centre and radius form.)
 
-Every value z carries L(t) - e <= z <= U(t) + e, affine in t in [-1, 1]^m where x = c + r t covers the box; e >= 0
-collects rounding errors.
+Every value z carries L(t) - e <= z <= U(t) + e, affine in t in [-1, 1]^k, one t_j for each dimension that moves, where
+x = c + r t covers the box; e >= 0 collects rounding errors. Which dimensions move may differ between domains; what does
+not move is in c exactly.
 
 Affine y = M z + b: with C = (L + U) / 2 and R = (U - L) / 2, |z - C(t)| <= R(t) + e, so y lies in M C(t) + b ± (|M|
 R(t) + |M| e). Column j of the planes is off by at most gamma |M| (|C_j| + |R_j|) + gamma |b|, and |t_j| <= 1: all
 columns together go to e. Nonlinear y = f(z) with lines on z's box: L' = lo_a+ L + lo_a- U + lo_b, U' likewise, e' =
 max(|lo_a|, |up_a|) e plus the rounding of that. A joint y is treated alike with the matrices of its planes.
 
-Symbols: D domains, m input dimensions; planes (D, m + 1, *shape), column 0 the constant; e (D, *shape).
+Symbols: D domains, m input dimensions, k of them move at most; planes (D, k + 1, *shape), column 0 the constant; e (D,
+*shape).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from verifier.bounds import METHODS
 from verifier.bounds.backward import final_rows
-from verifier.bounds.base import RowBounds
+from verifier.bounds.base import RowBounds, moving
 from verifier.bounds.program import Program, Step
 from verifier.bounds.trace import Trace, trace_values
 from verifier.clip.constraints import Halfspaces
@@ -42,8 +44,12 @@ class Walker:
         eps = torch.finfo(l.dtype).eps
         c = l + (u - l) / 2
         r = torch.maximum(u - c, c - l) * (1 + 2 * eps)
-        start = torch.cat([c.unsqueeze(1), torch.diag_embed(r)], 1)
-        self.program = program
+        width = moving(l, u)
+        at = torch.topk((r > 0).to(torch.uint8 if l.device.type == "cpu" else l.dtype), width, dim=1).indices
+        columns = torch.zeros((len(l), width, l.shape[1]), dtype=l.dtype, device=l.device)
+        columns.scatter_(2, at.unsqueeze(2), r.gather(1, at).unsqueeze(2))
+        start = torch.cat([c.unsqueeze(1), columns], 1)
+        self.program, self.width = program, width
         self.planes: dict[int, Planes] = {0: (start, start, torch.zeros_like(l))}
         self.at = 0
 
@@ -73,7 +79,7 @@ class Walker:
     def _flat(self, trace: Trace, value: int) -> Planes:
         """The box as planes without slope: what is carried through a joint step whose planes cannot be pushed."""
         l, u = trace.boxes[value]
-        rest = l.new_zeros((l.shape[0], self.program.n_in, *l.shape[1:]))
+        rest = l.new_zeros((l.shape[0], self.width, *l.shape[1:]))
         return tuple(torch.cat([t.unsqueeze(1), rest], 1) for t in (l, u)) + (torch.zeros_like(l),)
 
     def _inputs(self, step: Step) -> list[Planes]:
@@ -166,9 +172,9 @@ class Forward:
     """Intermediate boxes from forward planes, rows over the output by CROWN."""
 
     @staticmethod
-    def entries(program: Program, rows: int) -> int:
+    def entries(program: Program, rows: int, moving: int) -> int:
         """Entries of the largest tensor per domain."""
-        return max(rows, 2 * (program.n_in + 1)) * max(size(s) for s in program.shapes)
+        return max(rows, 2 * (moving + 1)) * max(size(s) for s in program.shapes)
 
     @staticmethod
     def run(

@@ -83,7 +83,7 @@ class Interval:
     """Boxes alone; the planes are constants."""
 
     @staticmethod
-    def entries(program: Program, rows: int) -> int:
+    def entries(program: Program, rows: int, moving: int) -> int:
         """Entries of the largest tensor per domain."""
         return max(max(size(s) for s in program.shapes), rows * size(program.shapes[program.output]))
 

@@ -197,7 +197,7 @@ def relax(trace: Trace, k: int) -> Lines | Planes:
 
 
 def loose_entries(trace: Trace, value: int) -> Tensor:
-    """Where a tighter box of a value could tighten the lines of a step that reads it: bool (D, *shape).
+    """Where a tighter box of a value could noticeably tighten the lines of a step that reads it: bool (D, *shape).
 
     The boxes of a joint reader's other inputs may not be there yet: all entries count then.
     """
@@ -206,7 +206,7 @@ def loose_entries(trace: Trace, value: int) -> Tensor:
         step = trace.program.steps[c]
         if isinstance(step.op, Joint):
             if max(step.inputs) < len(trace.boxes):
-                loose = step.op.loose(*(trace.boxes[i] for i in step.inputs))
+                loose = step.op.worth(*(trace.boxes[i] for i in step.inputs))
                 for i, part in zip(step.inputs, loose):
                     if i == value:
                         found |= part

@@ -271,6 +271,10 @@ class Joint(Nonlinear):
         """For every variable input where tighter bounds could tighten the planes: bool, like its l."""
         return tuple(u > l for l, u in boxes)
 
+    def worth(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Where tighter bounds would bring the planes noticeably closer: a part of `loose`."""
+        return self.loose(*boxes)
+
     def relax(self, *boxes: tuple[Tensor, Tensor]) -> Planes:
         """The default planes over boxes (l, u) each (D, *in_shape_i)."""
         raise NotImplementedError

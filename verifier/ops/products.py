@@ -29,6 +29,7 @@ from verifier.ops.base import Joint, Operator, Planes, Site
 from verifier.ops.planes import EntryPlanes, most_repeats, outward, wide_boxes
 
 Box = tuple[Tensor, Tensor]
+NOTICEABLE = 1e-3  # of a product's range
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:
@@ -90,6 +91,21 @@ class Product(Joint):
 
     def interval(self, *boxes: Box) -> Box:
         return product_range(*wide_boxes(boxes, self.out_shape))
+
+    def worth(self, *boxes: Box) -> tuple[Tensor, ...]:
+        """Where the planes are further apart than a small share of the product's range: next to a factor that hardly
+        moves, tighter bounds of the other are for nothing.
+        """
+        (al, au), (bl, bu) = wide_boxes(boxes, self.out_shape)
+        wide_a, wide_b = au - al, bu - bl
+        reach = torch.maximum(al.abs(), au.abs()) * wide_b + torch.maximum(bl.abs(), bu.abs()) * wide_a
+        pays = ~(wide_a * wide_b <= NOTICEABLE * reach)
+        found = []
+        for loose, (l, _) in zip(self.loose(*boxes), boxes):
+            like = lift(l, self.rank)
+            mine = pays.to(torch.uint8).expand(len(l), *self.out_shape).sum_to_size(like.shape) > 0
+            found.append(loose & mine.reshape(l.shape))
+        return tuple(found)
 
     def relax(self, *boxes: Box) -> Planes:
         return self.planes(boxes)

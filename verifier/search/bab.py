@@ -87,7 +87,7 @@ class Search:
         self.parts, self.config, self.deadline, self.listener = parts, config, deadline, listener
         self.score = HEURISTICS.load()[config.branching.method]
         self.method = "crown" if config.bounds.method == "auto" else config.bounds.method
-        self.undecided = config.bounds.method == "auto" and parts.program.n_in <= FEW_DIMENSIONS
+        self.undecided = config.bounds.method == "auto" and parts.problem.most_moving <= FEW_DIMENSIONS
         self.pool = Pool(parts.memory)
         self.clipper = Clipper(config.clip, parts.trusted or parts.program.dtype == torch.float64)
         self.witness: Witness | None = None

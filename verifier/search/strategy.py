@@ -81,7 +81,7 @@ def plan(problem: Problem, config: Config) -> Plan:
         splits, why = _splits(problem, program, config)
         bounds = config.bounds.method
         if bounds == "auto":
-            few = program.n_in <= FEW_DIMENSIONS
+            few = problem.most_moving <= FEW_DIMENSIONS
             bounds = f"crown{', or forward planes if a probe shows that they close more per second' if few else ''}"
         words = {
             "input": f"input splitting by {config.branching.method}, bounds by {bounds}",
@@ -99,7 +99,7 @@ def _splits(problem: Problem, program: Program, config: Config) -> tuple[tuple[s
         return (config.search.split,), "as configured"
     if not kinks:
         return ("input",), "no function of one number to split"
-    moving = int((problem.upper > problem.lower).sum(1).max()) if len(problem.lower) else 0
+    moving = problem.most_moving
     where = " in a region" if len(problem.lower) > 1 else ""
     move = f"{moving} dimensions move{where}, and {', '.join(kinks)} can be split"
     if moving > MANY_MOVING:

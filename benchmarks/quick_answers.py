@@ -1,9 +1,10 @@
 """How long a person waits for what is easy: whole processes, from the shell's side, one after another.
 
-Of the folders' instances.csv, those instances that another tool is known to have answered within `--known` seconds (the
-Of the folders' instances.csv, those instances that another tool is known to have answered within `--known` seconds (column
-`--tool`_s, with an answer in column `--tool`); all of them where there is no such column. Each runs as a `verify`
-answered, and how many of these within `--goal` seconds; the median and the longest wait; peak memory of one process.
+Of the folders' instances.csv, those instances that another tool is known to have answered within `--known` seconds
+(the column `--tool`_s, with an answer in column `--tool`); all of them where there is no such column. Each runs as a
+`verify` process of its own, and is stopped after `--cap` seconds. Printed per folder and in all: instances, how many
+were answered, and how many of these within `--goal` seconds; the median and the longest wait; peak memory of one
+process.
 
 usage: python benchmarks/quick_answers.py FOLDER... [--tool abcrown] [--known 8] [--goal 4] [--cap 10] [--verbose]
 """

@@ -57,7 +57,7 @@ class Middle:
         wide = torch.where(u > l, torch.nextafter(wide, torch.full_like(wide, torch.inf)), 0.0)
         r = wide.to(l.dtype)
         r = torch.where(r.double() < wide, torch.nextafter(r, torch.full_like(r, torch.inf)), r)
-        self.moving, self.still = (torch.nonzero(t).squeeze(1) for t in (r > 0, r == 0))
+        self.moving = torch.nonzero(r > 0).squeeze(1)
         self.r = r[self.moving]
 
     def forms(self, plane: Tensor, offset: Tensor) -> Forms:

@@ -114,7 +114,7 @@ class Tighter:
         count = int(wanted.sum(1).max())
         if not count:
             return own
-        at = torch.topk(wanted.to(torch.uint8), count, dim=1).indices
+        at = torch.topk(wanted.to(own.a.dtype), count, dim=1).indices
         mine = wanted.gather(1, at)
         column, sign, point = (t.gather(1, at) for t in (cases.column, cases.sign, cases.point))
         # sign (z - p) >= 0 is -z + p <= 0 or z - p <= 0

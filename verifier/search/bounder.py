@@ -28,7 +28,7 @@ from verifier.ops.base import size
 from verifier.ops.piecewise import PiecewiseLinear
 from verifier.search.cases import Cases
 from verifier.search.clauses import Learned, explain
-from verifier.search.tighter import SAMPLE, TRIED, Tighter
+from verifier.search.tighter import PART, PATIENCE, SAMPLE, TRIED, Tighter
 
 CHUNK_BYTES = 2 << 20  # of one coefficient tensor on a CPU
 Heuristic = Callable[[View, int], Tensor]
@@ -133,7 +133,7 @@ class Bounder:
         """Bounds cases and ranks `preferred` splits of those that stay open."""
         n, device = len(cases), cases.score.device
         begin = time.monotonic()
-        if self.tighter.due() and cases.look.shape[1]:
+        if self.tighter.due(n) and cases.look.shape[1]:
             self._try_clipping(cases, settings)
         tried = time.monotonic()
         threads = torch.get_num_threads() if device.type == "cpu" else 1
@@ -156,12 +156,17 @@ class Bounder:
         those that are not refuted without.
         """
         r, open = self.relaxation, torch.nonzero(cases.score > -1e29).squeeze(1)
-        if not len(open):
+        count = min(SAMPLE, len(cases) // PART)
+        if not len(open) or not count:
             return
-        some, gains, costs = cases.take(open[:: -(-len(open) // SAMPLE)]), [], []
-        self.tighter.clipped(some, TRIED[-1])  # planes that are made now will be there next time
-        hard = None
+        some, gains, costs = cases.take(open[:: -(-len(open) // count)]), [], []
+        hard, patience = None, PATIENCE * self.rest * self.tighter.cases
         for count in TRIED:
+            begin = time.monotonic()
+            self.tighter.clipped(some, count)  # planes that are made now will be there next time
+            patience -= time.monotonic() - begin
+            if patience < 0 and count:
+                break
             begin = time.monotonic()
             clipped, empty = self.tighter.clipped(some, count)
             costs.append((time.monotonic() - begin) / len(some))

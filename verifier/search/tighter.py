@@ -36,8 +36,10 @@ from verifier.clip.centred import Forms, least
 from verifier.search.cases import Cases
 
 TRIED = (0, 16, 64, 192)  # columns looked at
-SAMPLE = 16  # cases that are bounded with each of these
+SAMPLE, PART = 16, 4  # cases that are bounded with each of these at most, and one in so many of a round's
 SELDOM = 32  # rounds between two such trials at most
+EARLY = 2  # cases that are bounded before anything is clipped
+PATIENCE = 1.0  # of the time spent on cases so far, for making planes in one of these trials
 SHALLOW = 8  # levels of a tree that is not that deep yet
 BLOCK = 1 << 19  # numbers of the planes that are worked on at once
 PATH = 12  # splits whose half-spaces are taken at most, the newest
@@ -49,8 +51,8 @@ class Tighter:
     def __init__(self, planes: ColumnPlanes, method: str):
         """`method`: complete (the half-space of the rows alone), or all (those of splits as well); else nothing."""
         self.planes, self.method, self.on = planes, method, method in ("complete", "all")
-        self.count, self.known = TRIED[2], None
-        self.rounds, self.next = 0, 2
+        self.count, self.known = 0, None
+        self.rounds, self.next, self.cases = 0, 0, 0
 
     def cut(self, cases: Cases, plane: Tensor, offset: Tensor, coef: Tensor, gap: Tensor) -> None:
         """Stores half-spaces plane (D, m) x + offset (D,) <= 0 in cases, and the columns with the largest |coef| gap
@@ -126,12 +128,14 @@ class Tighter:
         reach = torch.where(mine, reach, 0.0)
         return Forms(torch.cat([own.a, a], 1), torch.cat([own.mid, mid], 1), torch.cat([own.reach, reach], 1))
 
-    def due(self) -> bool:
-        """Whether it is time to find out again how many columns pay; told once a round."""
-        self.rounds += 1
-        if not self.on or self.rounds < self.next:
+    def due(self, count: int) -> bool:
+        """Whether it is time to find out again how many columns pay; told once a round, with its number of cases."""
+        self.rounds, self.cases = self.rounds + 1, self.cases + count
+        if not self.on or self.cases < EARLY or self.rounds < self.next:
             return False
         self.next = min(2 * self.rounds, self.rounds + SELDOM)
+        if self.known is None:
+            self.count = TRIED[2]
         return True
 
     def weigh(self, gains: list[float], costs: list[float], rest: float, depth: float) -> None:

@@ -99,7 +99,7 @@ class Product(Joint):
         (al, au), (bl, bu) = wide_boxes(boxes, self.out_shape)
         wide_a, wide_b = au - al, bu - bl
         reach = torch.maximum(al.abs(), au.abs()) * wide_b + torch.maximum(bl.abs(), bu.abs()) * wide_a
-        pays = ~(wide_a * wide_b <= NOTICEABLE * reach)
+        pays = ~((wide_a * wide_b <= NOTICEABLE * reach) & torch.isfinite(reach))
         found = []
         for loose, (l, _) in zip(self.loose(*boxes), boxes):
             like = lift(l, self.rank)

@@ -84,9 +84,9 @@ def one(model: str, prop: str, dtype, regions: int, seen: dict) -> dict:
     import torch
 
     from verifier.bounds import METHODS
-    from verifier.bounds.backward import final_rows
     from verifier.bounds.chunks import limits
     from verifier.bounds.crown import crown_trace
+    from verifier.bounds.final import final_rows
     from verifier.bounds.interval import outward
     from verifier.bounds.program import Program
     from verifier.net.load import load_network

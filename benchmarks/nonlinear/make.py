@@ -168,9 +168,9 @@ class Root:
     @torch.no_grad()
     def margin(self, image: torch.Tensor, label: int, eps: float) -> float:
         """The least lower bound of score `label` minus another one."""
-        from verifier.bounds.backward import final_rows
         from verifier.bounds.chunks import limits
         from verifier.bounds.crown import crown_trace
+        from verifier.bounds.final import final_rows
 
         rows = torch.eye(10)[label] - torch.eye(10)[[j for j in range(10) if j != label]]
         l, u = ((image + e).clamp(0, 1)[None] for e in (-eps, eps))

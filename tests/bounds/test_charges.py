@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from verifier.bounds import METHODS
-from verifier.bounds.backward import final_rows
 from verifier.bounds.crown import by_crown
+from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program
 from verifier.bounds.trace import trace_values
 from verifier.net.graph import Network, Node, Tensor

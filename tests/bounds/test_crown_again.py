@@ -10,8 +10,8 @@ import pytest
 import torch
 from handmade import random_dense
 
-from verifier.bounds.backward import final_rows
 from verifier.bounds.crown import by_crown
+from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program
 from verifier.bounds.trace import trace_values
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.backward import backward, concretise, final_rows, seed
+from verifier.bounds.backward import backward, concretise, seed
 from verifier.bounds.base import RowBounds
 from verifier.bounds.entries import bound_entries
+from verifier.bounds.final import final_rows
 from verifier.bounds.forward import Walker
 from verifier.bounds.program import Program
 from verifier.bounds.trace import Trace, loose_entries, trace_values

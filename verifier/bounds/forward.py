@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.backward import final_rows
 from verifier.bounds.base import RowBounds, moving
+from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program, Step
 from verifier.bounds.trace import Trace, trace_values
 from verifier.clip.constraints import Halfspaces

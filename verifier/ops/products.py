@@ -55,7 +55,7 @@ def mccormick(a: Box, b: Box, mix: tuple[float | Tensor, float | Tensor] = (0.5,
     found = []
     for sign, r, end in zip((1, -1), mix, product_range(a, b)):
         p = bl + (1 - r) * (bu - bl)
-        q = al + (1 - r) * (au - al) if sign > 0 else au - (1 - r) * (au - al)
+        q = al + (1 - r if sign > 0 else r) * (au - al)  # the same on both sides for r = 1/2
         base, worst = p * q, None
         for x in a:
             for y in b:

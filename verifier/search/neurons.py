@@ -17,9 +17,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import final_rows
 from verifier.bounds.crown import crown_trace
 from verifier.bounds.dual import Settings
+from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program
 from verifier.bounds.targets import Picked, Targets
 from verifier.bounds.tighten import tightened

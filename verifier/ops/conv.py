@@ -32,7 +32,10 @@ def cut(x: Tensor, begins: Shape, ends: Shape) -> Tensor:
     """Pads with zeros (positive numbers) or crops (negative) the last len(begins) axes."""
     if not any(begins) and not any(ends):
         return x
-    return F.pad(x, [n for pair in zip(reversed(begins), reversed(ends)) for n in pair])
+    pads = [n for pair in zip(reversed(begins), reversed(ends)) for n in pair]
+    if min(pads) < 0 < max(pads):  # torch crops first; what is cropped may be more than there is before padding
+        return F.pad(F.pad(x, [max(n, 0) for n in pads]), [min(n, 0) for n in pads])
+    return F.pad(x, pads)
 
 
 def taps(kernel: Shape, strides: Shape, dilations: Shape) -> int:

@@ -137,6 +137,32 @@ def test_bounds_of_images_enclose_executions(dtype, seed):
     assert bool((bounds.lb.double() <= value.amin(0) + 1e-12 * value.abs().amax()).all())
 
 
+@pytest.mark.parametrize("other", ("Slice", "Conv"))
+def test_branches_of_different_strides_meet(other, monkeypatch):
+    """A convolution with stride 2 plus what keeps stride 1: their windows drift apart from row to row."""
+    image = Image(0, "Relu")
+    image.nodes, image.constants, image.m = [], {}, 2 * 11 * 11
+    whole = image.emit("Reshape", ("t",), (1, 2, 11, 11))
+    plain = {"dilations": (1, 1), "pads": (0, 0, 0, 0), "group": 1}
+    a = image.emit("Conv", (whole, image.constant(2, 2, 3, 3)), (1, 2, 5, 5), strides=(2, 2), **plain)
+    if other == "Slice":
+        b = image.emit("Slice", (whole,), (1, 2, 5, 5), axes=(2, 3), starts=(3, 3), ends=(8, 8), steps=(1, 1))
+    else:
+        b = image.emit("Conv", (whole, image.constant(2, 2, 7, 7)), (1, 2, 5, 5), strides=(1, 1), **plain)
+    image.emit("Add", (a, b), (1, 2, 5, 5))
+    image.emit("Conv", (image.name, image.constant(3, 2, 1, 1)), (1, 3, 5, 5), strides=(1, 1), **plain)
+    image.emit("Relu", (image.name,), (1, 3, 5, 5))
+    image.emit("Reshape", (image.name,), (75,))
+    trace = traced(image, torch.float64, 0.1, by_crown)
+    value = next(s.inputs[0] for s in trace.program.steps[1:] if s.node.kind == "Relu")
+    assert patches.starts_here(trace.program, value)
+    monkeypatch.setattr(entries.EntryPass, "_drop_settled", lambda self: None)
+    drifting = bound_entries(trace, value, torch.arange(75), 1 << 24)
+    monkeypatch.setattr(patches, "SMALLEST", 10**9)
+    whole = bound_entries(trace, value, torch.arange(75), 1 << 24)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(drifting, whole))
+
+
 def test_the_comparison_notices_a_patch_in_the_wrong_place(monkeypatch):
     wrong = lambda patch, data, strides, begins: patches.Patch(data, patch.top * strides[0] - begins[0] + 1, patch.left)
     image = next(i for i in (Image(s, "Relu") for s in range(9)) if len(i.nodes) > 5)

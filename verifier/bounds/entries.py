@@ -21,7 +21,7 @@ from torch import Tensor
 
 from verifier.bounds.backward import Rows, block_sum, concretise, finish, seed, step_back
 from verifier.bounds.chunks import side_by_side
-from verifier.bounds.patches import SMALL, Patch, meet, patchable, pull, starts_here, unit_patch
+from verifier.bounds.patches import SMALL, Patch, meet, patchable, pull, starts_here, together, unit_patch
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Affine, Nonlinear, size
 from verifier.ops.piecewise import PiecewiseLinear
@@ -155,6 +155,16 @@ class EntryPass:
         for i, part in zip(program.steps[k].inputs, parts):
             if program.reads[i] > 1 and isinstance(op, Affine) and k not in trace.rounding:
                 self._charge(i, part, trace.product_weight(i))
+            self._put(i, part)
+
+    def _put(self, i: int, part: Patch) -> None:
+        """Adds a patch to what stands on value i: as whole rows from where patches do not go together."""
+        if i in self.patches and not together(self.patches[i], part):
+            self._widen()
+        if self.rows.live:
+            whole = part.whole(self.program.shapes[i])
+            self.rows.live[i] = self.rows.live[i] + whole if i in self.rows.live else whole
+        else:
             self.patches[i] = meet(self.patches[i], part) if i in self.patches else part
 
     def _add_offset(self, k: int, patch: Patch) -> None:

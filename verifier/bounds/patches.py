@@ -8,8 +8,8 @@ What happens to a patch at a step, row by row the same as in `verifier.bounds.ba
 * convolution with stride t, dilation d, pads b: a transposed convolution of the patch alone, corner c -> t c - b;
 * pooling by averages: the same with a kernel of ones, channel by channel;
 * a step of an axis slice: zeros between the entries, corner c -> step c + start;
-* sum, entrywise scaling: the patch for each operand; patches that meet at a value differ in corner and size by the
-  same amount in every row, so they are padded to a common window and added;
+* sum, entrywise scaling: the patch for each operand; patches that meet at a value mostly differ in corner and size by
+  the same amount in every row, and are padded to a common window and added; others become whole rows (`together`);
 * function of one number: its lines, looked up in the window.
 What a window covers beyond the image is no entry: it is set to zero before anything reads it.
 
@@ -175,8 +175,16 @@ def moved(patch: Patch, data: Tensor, strides: tuple[int, ...], begins: tuple[in
     return Patch(data, patch.top * strides[0] - begins[0], patch.left * strides[1] - begins[1])
 
 
+def together(a: Patch, b: Patch) -> bool:
+    """Whether the corners of two patches over the same value differ by the same amount in every row: not if strides
+    along the ways that they came differ.
+    """
+    apart = torch.stack([b.top - a.top, b.left - a.left])
+    return bool((apart == apart[:, :1]).all())
+
+
 def meet(a: Patch, b: Patch) -> Patch:
-    """The sum of two patches over the same value, in the least window that holds both."""
+    """The sum of two patches over the same value that go `together`, in the least window that holds both."""
     ends = []
     for corner_a, corner_b, n, m in zip((a.top, a.left), (b.top, b.left), a.window, b.window):
         shift = int((corner_b[0] - corner_a[0]).item())  # the same for all rows

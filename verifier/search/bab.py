@@ -40,9 +40,12 @@ from verifier.problem import Problem
 from verifier.result import Verdict, Witness
 from verifier.search.clipper import Clipper
 from verifier.search.domains import Domains, Pool, split
+from verifier.search.trials import Trials
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 FAIR = 128  # domains from which the measured rate counts, or the time that they would take at that rate
+PROBED = 128  # open domains that are bounded by two methods on trial
+MATTER = 6  # dimensions along which boxes have to be small, at most
 SAMPLE = 128  # domains on which deep clipping is weighed
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
@@ -120,6 +123,7 @@ class Search:
         """
         fresh = self.fresh = self._regions()
         self.scale = (fresh.upper - fresh.lower).amax(0).clamp(min=torch.finfo(fresh.lower.dtype).tiny)
+        self.trials = Trials(self.scale)
         self._attack(self.config.attack.share)
         while self.witness is None and not self.deadline.passed():
             if self.at < len(fresh):
@@ -188,8 +192,10 @@ class Search:
     def _children(self) -> Domains:
         """Takes domains from the pool and splits them."""
         batch = max(2, self._batch())
-        parents = self.pool.pop(max(1, batch // 2))
-        children, whole = split(parents)
+        before = self.trials.tried
+        children, whole = split(self.trials.choose(self.pool.pop(max(1, batch // 2)), self._scores))
+        self.stats["domains"] += self.trials.tried - before
+        self.stats["domains bounded on trial"] = self.trials.tried
         stuck = int(whole.sum())
         if stuck:
             self.unsplittable += stuck
@@ -230,39 +236,38 @@ class Search:
         return self.stats["domains"] >= FAIR or self.seconds["bounds"] > FAIR / SLOW
 
     def _choose_method(self) -> None:
-        """Where the backward method is slow, measures whether forward planes close domains faster, and keeps the
-        better of the two.
+        """Where the backward method is slow, measures what forward planes would cost, and keeps the better of the two.
 
-        Both split the same open domain until it is closed or two seconds have gone. What counts is the share of its
-        volume closed per second.
+        Both bound the same open domains. A relaxation loses in proportion to the square of a box's width, so a method
+        that is further below the true values, as far as points show these, by a factor q needs boxes smaller by the
+        root of q in each dimension: q^(m / 2) times as many, m the dimensions that matter. (Not the share closed at
+        once, of which the easy parts are most: where forward planes stall, they close many domains a second.)
         """
         self.undecided = False
         if self.rate >= SLOW:
             return
-        sample = self.pool.worst(1)
-        closed, seconds = {}, {}
+        some, p = self.pool.worst(PROBED), self.parts
+        picked = p.targets.pick(some.region, some.open)
+        seconds, found, points = {}, {}, [some.lower + (some.upper - some.lower) / 2]
         for method in ("crown", "forward"):
-            self.method, boxes, volume = method, sample, 1.0
-            closed[method], start = 0.0, time.monotonic()
-            for _ in range(12):
-                before = len(boxes)
-                kept, _, _ = self._bound(boxes)
-                closed[method] += (before - len(kept)) * volume
-                seconds[method] = time.monotonic() - start
-                if not len(kept) or seconds[method] > 2.0 or self.deadline.passed():
-                    break
-                boxes, _ = split(kept)
-                volume /= 2
-        speed = {m: (closed[m] + 1e-9) / max(seconds[m], 1e-3) for m in closed}
-        self.method = max(speed, key=speed.get)
+            start = time.monotonic()
+            bounds = bound_rows(p.program, some.lower, some.upper, p.targets.coef, picked.row, method, p.limit)
+            seconds[method] = time.monotonic() - start
+            found[method], speaker = best_rows(picked, bounds.lb.double() + picked.const, some.open)
+            points.append(_lowest(bounds.plane, speaker, some))
+        true = torch.full_like(found["crown"], float("inf"))
+        for x in points:
+            y = p.program.forward(x).double()
+            rows = torch.einsum("dsp,dp->ds", p.targets.coef[picked.row].double(), y) + picked.const
+            true = torch.minimum(true, best_rows(picked, rows, some.open)[0])
+        gap = {m: torch.nan_to_num(true - low, nan=1e30, posinf=1e30).clamp(1e-9, 1e30) for m, low in found.items()}
+        looser = float((gap["forward"] / gap["crown"]).log().mean().exp())
+        dimensions = min(self.parts.problem.most_moving, MATTER)
+        needs = {"crown": seconds["crown"], "forward": seconds["forward"] * looser ** (dimensions / 2)}
+        self.method = min(needs, key=needs.get)
         self.rate = 0.0
-        self.listener(
-            Event(
-                "search",
-                f"bounding by {self.method}",
-                {f"volume per second, {m}": round(v, 6) for m, v in speed.items()},
-            )
-        )
+        facts = {"forward looser by": round(looser, 3)} | {f"seconds, {m}": round(s, 3) for m, s in seconds.items()}
+        self.listener(Event("search", f"bounding by {self.method}", facts))
 
     # --- bounding
 
@@ -305,11 +310,7 @@ class Search:
         if self.clipper.level:  # the boxes are smaller now
             lb = torch.maximum(lb, concretise(plane, kept.lower, kept.upper) + bounds.bias + picked.const)
         kept.score, speaker = best_rows(picked, lb, kept.open)
-        points = torch.where(
-            plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1) > 0,
-            kept.lower,
-            kept.upper,
-        )
+        points = _lowest(plane, speaker, kept)
         scale = self.scale.unsqueeze(0)
         preference = self.score(kept.lower, kept.upper, scale, bounds.slope, lb, picked, targets.n_slots)
         middle = kept.lower + (kept.upper - kept.lower) / 2
@@ -317,6 +318,12 @@ class Search:
         preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))
         kept.prefer = preference.argmax(1)
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
+
+    def _scores(self, domains: Domains) -> Tensor:
+        """The least bound of the open disjuncts (D,), by their own boxes alone."""
+        p, picked = self.parts, self.parts.targets.pick(domains.region, domains.open)
+        bounds = bound_rows(p.program, domains.lower, domains.upper, p.targets.coef, picked.row, self.method, p.limit)
+        return best_rows(picked, bounds.lb.double() + picked.const, domains.open)[0]
 
     def _within(self, domains: Domains, picked: Picked) -> Halfspaces | None:
         """The half-spaces to bound within, if that pays: now and then a few domains are bounded both ways."""
@@ -457,3 +464,9 @@ class Search:
             )
         stats = {**self.stats, **self.clipper.stats}
         return Outcome(verdict, reason, self.witness, dict(self.seconds), stats)
+
+
+def _lowest(plane: Tensor, speaker: Tensor, domains: Domains) -> Tensor:
+    """Where the planes (D, S, m) of rows `speaker` (D,) are least over the domains: (D, m)."""
+    slope = plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1)
+    return torch.where(slope > 0, domains.lower, domains.upper)

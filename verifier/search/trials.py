@@ -2,8 +2,8 @@
 
 The heuristic as configured reads its choice off a domain's own bounds (`verifier.branching.input`). Where these mislead
 it, its choices change little, domain after domain, while the children of a split along the widest dimension would be
-closed at once; the search then goes on for ever without its rate telling. So after ever more rounds some parents are
-split by both rules and their children bounded. What counts is the deficit, how far below refutation the children are
+closed at once; the search then goes on for ever without its rate telling. So in many rounds a few parents are split by
+both rules and their children bounded. What counts is the deficit, how far below refutation the children are
 together, relative to twice the parent's (0: both closed; 1: nothing gained). At a mean deficit q a branch of the tree
 is about ln(1 / `CLOSED`) / ln(1 / q) levels deep, and twice as large for every level. From then on the cheaper is done:
 follow the first rule, follow the second, or try both on every parent, which costs three times as much and has the
@@ -26,7 +26,7 @@ from verifier.search.domains import Domains, split
 
 SAMPLE = 64  # parents on which both rules are tried
 LEAST = 8  # fewer say nothing
-OFTEN = 1.5  # the next time comes after so many times the rounds
+SHARE = 0.05  # of all children bounded: more is not spent on trying the rules on samples
 CLOSED = 0.05  # a deficit that counts as closed, when levels are counted
 BOTH = 3.0  # bounding the children of two splits, then those of the better one again
 
@@ -37,18 +37,18 @@ class Trials:
     """What is done is one of `first`, `second` and `both`; `scale` (m,): widths of the regions."""
 
     def __init__(self, scale: Tensor):
-        self.scale, self.rounds, self.next = scale, 0, 1.0
-        self.rule = "first"
+        self.scale, self.rule = scale, "first"
+        self.children, self.sampled = 0, 0  # of all parents; bounded to weigh the rules
         self.tried = 0  # children bounded on trial so far
 
     def choose(self, parents: Domains, score: Score) -> Domains:
         """The parents, each with the dimension along which to split it."""
-        self.rounds += 1
         second = self._second(parents)
-        if self.rounds >= self.next and len(parents) >= LEAST:
-            self.next = self.rounds * OFTEN
-            some = slice(0, SAMPLE)
+        self.children += 2 * len(parents)
+        if len(parents) >= LEAST and self.sampled <= SHARE * self.children:
+            some, before = slice(0, SAMPLE), self.tried
             self._decide(self._deficits(parents.take(some), second[some], score))
+            self.sampled += self.tried - before
         if self.rule == "first":
             return parents
         out = parents.take(slice(None))

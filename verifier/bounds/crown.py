@@ -14,6 +14,7 @@ from verifier.bounds.backward import backward, concretise, final_rows, seed
 from verifier.bounds.base import RowBounds
 from verifier.bounds.entries import bound_entries
 from verifier.bounds.forward import Walker
+from verifier.bounds.influence import influence
 from verifier.bounds.program import Program
 from verifier.bounds.trace import Trace, loose_entries, trace_values
 from verifier.clip.complete import minima
@@ -111,9 +112,19 @@ class Tightener:
             by_crown(trace, value, loose, limit)
 
 
-def crown_trace(program: Program, l: Tensor, u: Tensor, limit: int, within: Halfspaces | None = None) -> Trace:
-    """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes."""
-    return trace_values(program, l, u, limit, Tightener(program, l, u), within)
+def crown_trace(
+    program: Program,
+    l: Tensor,
+    u: Tensor,
+    limit: int,
+    within: Halfspaces | None = None,
+    rows: Tensor | None = None,
+) -> Trace:
+    """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes. What does not
+    bear on `rows` (…, p), if they are given, keeps its interval.
+    """
+    asked = None if rows is None else influence(program, rows)
+    return trace_values(program, l, u, limit, Tightener(program, l, u), within, asked)
 
 
 @METHODS.add("crown")
@@ -134,4 +145,4 @@ class Crown:
     def run(
         program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
     ) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit, within), rows, limit)
+        return final_rows(crown_trace(program, l, u, limit, within, rows), rows, limit)

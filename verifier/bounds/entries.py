@@ -79,6 +79,9 @@ class EntryPass:
                     self.useful.count(k, before, before - len(self.kept))
                 if not len(self.kept):
                     return self.best
+            if k in self.patches and len(self.patches) + len(self.rows.live) == 1 and self.program.distinct[k]:
+                self._improve(self._over_boxes())
+                return self.best
             if k in self.patches and not self._fits(k):
                 self._widen()
             if k in self.patches:
@@ -96,8 +99,8 @@ class EntryPass:
         low = torch.where(torch.isfinite(low), low, -float("inf"))
         self.best[:, self.kept] = torch.maximum(self.best[:, self.kept], low)
 
-    def _drop_settled(self) -> None:
-        """Minimises what the rows stand on over its boxes, and drops the entries for which that is enough."""
+    def _over_boxes(self) -> Tensor:
+        """The least (2, K) that what the rows stand on allows, over its boxes."""
         trace, error = self.trace, self.program.sum_error
         low = (self.rows.bias - 1.01 * self.rows.charge - trace.underflow).view(2, -1).clone()
         for k, a in self.rows.live.items():
@@ -109,7 +112,11 @@ class EntryPass:
             l, u = (patch.look_up(t[0, 0]) for t in trace.boxes[k])
             low += block_sum((patch.data.clamp(min=0) * l + patch.data.clamp(max=0) * u).flatten(2))
             low -= self._weighed(k, patch, trace.size_of(k) * error)
-        self._improve(low)
+        return low
+
+    def _drop_settled(self) -> None:
+        """Drops the entries that are settled by what the rows stand on, over its boxes."""
+        self._improve(self._over_boxes())
         low, high = self.best[0, self.kept], -self.best[1, self.kept]
         loose = torch.zeros_like(low, dtype=torch.bool)
         for op in self.readers:

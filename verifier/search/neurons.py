@@ -120,7 +120,7 @@ class NeuronSearch(Search):
         box, begin = self.fresh.take(slice(index, index + 1)), time.monotonic()
         program = self.parts.program if self.parts.trusted else self._in_float64()[0]
         l, u = box.lower.to(program.dtype), box.upper.to(program.dtype)
-        trace = crown_trace(program, l, u, self.parts.limit.rows)
+        trace = crown_trace(program, l, u, self.parts.limit.rows, rows=self._rows(box))
         self.stats["domains"] += 1
         if not self._refute(trace, index):
             return None
@@ -134,9 +134,15 @@ class NeuronSearch(Search):
         hides what the network does.
         """
         program, _ = self._in_float64()
-        trace = crown_trace(program, box.lower.double(), box.upper.double(), self.parts.limit.rows)
+        trace = crown_trace(
+            program, box.lower.double(), box.upper.double(), self.parts.limit.rows, rows=self._rows(box)
+        )
         self._refute(trace, index)
-        return trace_values(self.parts.program, box.lower, box.upper, self.parts.limit.rows, known(trace))
+        return trace_values(self.parts.program, box.lower, box.upper, self.parts.limit.rows, known(trace), None, trace.asked)
+
+    def _rows(self, box: Domains) -> Tensor:
+        """The rows of a region's open disjuncts."""
+        return self.parts.targets.coef[self.parts.targets.pick(box.region, box.open).row]
 
     def _refute(self, trace: Trace, index: int) -> bool:
         """Closes the disjuncts of a region that rows bounded backward on a trace refute; whether any stays open."""

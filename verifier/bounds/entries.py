@@ -27,7 +27,8 @@ from verifier.ops.base import Affine, Nonlinear, size
 from verifier.ops.piecewise import PiecewiseLinear
 
 BLOCK_BYTES = 16 << 20  # of a tensor on a CPU: beyond, threads wait for memory (measured: four times slower at 64 MiB)
-SECONDS = 8.0  # most that the entries of one value may take, as far as the first block tells
+SECONDS = 8.0  # most that the entries of one value may take, as far as the first blocks tell
+GAIN = 0.01  # share of its width that some entry of the first block must lose for the others to be worth a pass
 FIRST_BLOCK = 64  # entries of the first block, which shows how large tensors get
 WORTHWHILE = 0.05  # share of entries that must be settled at a value for minimising there to pay
 
@@ -195,28 +196,48 @@ class EntryPass:
         return out
 
 
-def bound_entries(trace: Trace, value: int, index: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def bound_entries(
+    trace: Trace, value: int, index: Tensor, limit: int, seconds: float = SECONDS
+) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds (K',) of the first K' of the entries `index` (K,) of a value of one domain, -inf and inf
     where nothing is known. `limit`: bytes of a tensor.
 
-    K' is K unless the time that the first block takes says that all would take more than `SECONDS`.
+    K' is K unless all would take more than `seconds`, as far as the first blocks tell, or the first block gains
+    nothing on the box that there is.
     """
     shape, program, useful = trace.program.shapes[value], trace.program, Usefulness()
+    one = lambda part: EntryPass(trace, value, part, useful)
     begin = time.monotonic()
-    first = EntryPass(trace, value, index[:FIRST_BLOCK], useful)
+    first = one(index[:FIRST_BLOCK])
     parts = [first.run()]
-    most = int(len(index[:FIRST_BLOCK]) * SECONDS / max(time.monotonic() - begin, 1e-6))
-    index = index[: max(FIRST_BLOCK, most)]
-    rest = index[FIRST_BLOCK:]
+    index = index[: len(index) if gains(trace, value, index[:FIRST_BLOCK], parts[0]) else FIRST_BLOCK]
+    limit = min(limit, BLOCK_BYTES) if index.device.type == "cpu" else limit
+    block = max(1, int(limit // (2 * first.largest * trace.boxes[0][0].element_size())))
+    threads = torch.get_num_threads() if index.device.type == "cpu" else 1
+    done = len(index[:FIRST_BLOCK])
+    spent = time.monotonic() - begin
+    if (len(index) - done) * spent / done > threads * (seconds - spent):
+        # Small blocks are slower by far than the others: one of the usual size tells how long it will take.
+        middle = time.monotonic()
+        trial = index[done : done + block]
+        parts.append(one(trial).run())
+        most = threads * (seconds - (time.monotonic() - begin)) * len(trial) / max(time.monotonic() - middle, 1e-6)
+        done += len(trial)
+        index = index[: done + max(0, int(most))]
+    rest = index[done:]
     order = torch.arange(len(rest), device=index.device)
     if starts_here(program, value):
         order = torch.argsort(rest % (shape[2] * shape[3]), stable=True)  # entries at the same place go together
     rest = rest[order]
-    limit = min(limit, BLOCK_BYTES) if index.device.type == "cpu" else limit
-    block = max(1, int(limit // (2 * first.largest * trace.boxes[0][0].element_size())))
-    work = [lambda part=part: EntryPass(trace, value, part, useful).run() for part in rest.split(block) if len(part)]
-    parts += side_by_side(work, index.device)
+    parts += side_by_side([lambda part=part: one(part).run() for part in rest.split(block) if len(part)], index.device)
     low = torch.cat(parts, 1)
     found = low.clone()
-    found[:, FIRST_BLOCK:][:, order] = low[:, FIRST_BLOCK:]
+    found[:, done:][:, order] = low[:, done:]
     return found[0], -found[1]
+
+
+def gains(trace: Trace, value: int, index: Tensor, low: Tensor) -> bool:
+    """Whether bounds `low` (2, K) of entries and of their negatives narrow the box of any by a noticeable share."""
+    l, u = (t.flatten()[index] for t in trace.boxes[value])
+    width = torch.minimum(u, -low[1]) - torch.maximum(l, low[0])
+    return not bool((width > (1 - GAIN) * (u - l)).all())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -138,7 +140,8 @@ def test_bounds_of_images_enclose_executions(dtype, seed):
 
 
 def test_the_comparison_notices_a_patch_in_the_wrong_place(monkeypatch):
-    wrong = lambda patch, data, strides, begins: patches.Patch(data, patch.top * strides[0] - begins[0] + 1, patch.left)
+    moved = patches.moved
+    wrong = lambda *a: dataclasses.replace(moved(*a), top=moved(*a).top + 1)
     image = next(i for i in (Image(s, "Relu") for s in range(9)) if len(i.nodes) > 5)
     trace = traced(image, torch.float64, 0.05, by_crown)
     value = [s.inputs[0] for s in trace.program.steps[1:] if s.node.kind == "Relu"][-1]

@@ -15,15 +15,17 @@ Symbols: K entries, both signs: rows (2 K, *shape), all plain ones first; bias, 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.backward import Rows, block_sum, concretise, finish, seed, step_back
 from verifier.bounds.chunks import side_by_side
-from verifier.bounds.patches import SMALL, Patch, meet, patchable, pull, starts_here, unit_patch
+from verifier.bounds.patches import SMALL, Patch, meet, narrowed, patchable, pull, starts_here, unit_patch
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Affine, Nonlinear, size
+from verifier.ops.conv import Conv
 from verifier.ops.piecewise import PiecewiseLinear
 
 BLOCK_BYTES = 16 << 20  # of a tensor on a CPU: beyond, threads wait for memory (measured: four times slower at 64 MiB)
@@ -66,6 +68,7 @@ class EntryPass:
         readers = [self.program.steps[c].op for c in self.program.consumers[value]]
         self.readers = [op for op in readers if isinstance(op, Nonlinear)]
         self.settles = all(isinstance(op, PiecewiseLinear) for op in self.readers)
+        self.narrows = not self.patches  # whether patches may still be made of whole rows
         self.largest = 1  # entries per row of the largest tensor met
 
     def run(self) -> Tensor:
@@ -85,6 +88,8 @@ class EntryPass:
                 return self.best
             if k in self.patches and not self._fits(k):
                 self._widen()
+            elif k not in self.patches and self._may_narrow(k):
+                self._narrow(k)
             if k in self.patches:
                 self._step(k, self.patches.pop(k))
             else:
@@ -131,8 +136,22 @@ class EntryPass:
         both = torch.cat([index, index + count])
         rows = self.rows
         self.rows = Rows({k: a[both] for k, a in rows.live.items()}, rows.bias[both], rows.charge[both])
-        self.patches = {k: Patch(p.data[:, index], p.top[index], p.left[index]) for k, p in self.patches.items()}
+        self.patches = {k: p.keep(index) for k, p in self.patches.items()}
         self.kept = self.kept[index]
+
+    def _may_narrow(self, k: int) -> bool:
+        """Whether to look if whole rows over value k read small windows: where a convolution is about to widen them,
+        once in a pass, and alone there (patches that meet must have grown from the same corner).
+        """
+        alone = len(self.rows.live) == 1 and not self.patches
+        return alone and self.narrows and isinstance(self.program.steps[k].op, Conv) and starts_here(self.program, k)
+
+    def _narrow(self, k: int) -> None:
+        self.narrows = False
+        patch = narrowed(self.rows.live[k].unflatten(0, (2, -1)), self.program.shapes[k])
+        if patch is not None:
+            self.patches[k] = patch
+            del self.rows.live[k]
 
     def _fits(self, k: int) -> bool:
         patch, shape = self.patches[k], self.program.shapes[k]
@@ -150,7 +169,7 @@ class EntryPass:
     def _step(self, k: int, patch: Patch) -> None:
         trace, program, op = self.trace, self.program, self.program.steps[k].op
         if patch.sticks_out(program.shapes[k]):
-            patch = Patch(patch.data * patch.inside(program.shapes[k]), patch.top, patch.left)
+            patch = replace(patch, data=patch.data * patch.inside(program.shapes[k]))
         self.largest = max(self.largest, patch.data[0, 0].numel())
         if isinstance(op, Affine):
             if k in trace.offsets:
@@ -175,24 +194,29 @@ class EntryPass:
         self.rows.bias += block_sum(terms).view(-1)
 
     def _weighed(self, k: int, patch: Patch, weight: Tensor) -> Tensor:
-        """|patch| . weight (2, K), weight flat over value k."""
-        return block_sum((patch.data.abs() * patch.look_up(weight.view(self.program.shapes[k][1:]))).flatten(2))
+        """|patch| . weight (2, K), weight flat over value k; what the sum rounds is less than the percent that is added
+        to every charge.
+        """
+        terms = torch.abs(patch.data, out=self.trace.scratch(patch.data))
+        return terms.mul_(patch.look_up(weight.view(self.program.shapes[k][1:]))).flatten(2).sum(2)
 
     def _charge(self, k: int, patch: Patch, weight: Tensor) -> None:
         self.rows.charge += self._weighed(k, patch, weight).view(-1)
 
     def _relaxed(self, k: int, patch: Patch) -> Patch:
-        lines = self.trace.lines[k]
-        pos, neg = patch.data.clamp(min=0), patch.data.clamp(max=0)
-        for part, offset in ((pos, lines.lo_b), (neg, lines.up_b)):
+        lines, data, trace = self.trace.lines[k], patch.data, self.trace
+        for offset, sign, clamp in ((lines.lo_b, -1, {"min": 0}), (lines.up_b, 1, {"max": 0})):
             if offset is not None:
-                terms = (part * patch.look_up(offset[0, 0])).flatten(2)
-                self.rows.bias += block_sum(terms).view(-1)
-                self.rows.charge.add_(block_sum(terms.abs_()).view(-1), alpha=self.program.sum_error)
-        out = pos.mul_(patch.look_up(lines.lo_a[0, 0])).add_(neg.mul_(patch.look_up(lines.up_a[0, 0])))
-        out, i = Patch(out, patch.top, patch.left), self.program.steps[k].inputs[0]
-        if not self.trace.covers(i):
-            self._charge(i, out, self.trace.product_weight(i))
+                terms = torch.clamp(data, **clamp, out=trace.scratch(data)).mul_(patch.look_up(offset[0, 0]))
+                total = block_sum(terms.flatten(2)).view(-1)
+                self.rows.bias += total
+                # Where all offsets have the sign that makes every product <= 0, the sum of absolute values is at hand.
+                absolute = -total if (k, sign) in trace.one_sided else block_sum(terms.abs_().flatten(2)).view(-1)
+                self.rows.charge.add_(absolute, alpha=self.program.sum_error)
+        slope = torch.where(data > 0, patch.look_up(lines.lo_a[0, 0]), patch.look_up(lines.up_a[0, 0]))
+        out, i = replace(patch, data=slope.mul_(data)), self.program.steps[k].inputs[0]
+        if not trace.covers(i):
+            self._charge(i, out, trace.product_weight(i))
         return out
 
 

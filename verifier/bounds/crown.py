@@ -24,6 +24,7 @@ from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Nonlinear, size
 
 ALL_SECONDS = 40.0  # most that the values of one domain may take together, about
+SHARE = 0.5  # of what is left of that, for the next value
 LEAST_SECONDS = 0.2  # that each of them may take all the same
 PLANES_PAY = 16  # loose entries per column of a plane from which carrying planes forward first saves time
 
@@ -86,8 +87,6 @@ def by_entries(trace: Trace, value: int, loose: Tensor, limit: int, seconds: flo
     widest_first = (u - l)[index].argsort(descending=True, stable=True)  # in case that time does not allow for all
     index = index[widest_first]
     low, high = bound_entries(trace, value, index, limit, seconds)
-    trace.left_out[value] = len(index) - len(low)
-    index = index[: len(low)]
     low, high = torch.maximum(low, l[index]), torch.minimum(high, u[index])
     crossed = low > high
     l[index], u[index] = torch.where(crossed, l[index], low), torch.where(crossed, u[index], high)
@@ -107,19 +106,15 @@ class Tightener:
         self.walker = Walker(program, l, u)
         self.columns, self.widest = self.walker.width + 1, max(size(s) for s in program.shapes)
         self.end = time.monotonic() + seconds
-        nonlinear = [s for s in program.steps[1:] if isinstance(s.op, Nonlinear)]
-        self.values = {i for s in nonlinear for i in s.inputs if not program.exact[i]}  # that are still to come
 
     def __call__(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
-        self.values.discard(value)
         planes = 2 * self.columns * self.widest * trace.domains * loose.new_zeros(0, dtype=trace.program.dtype).itemsize
         if planes <= limit and int(loose.reshape(trace.domains, -1).sum(1).max()) > PLANES_PAY * self.columns:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
         if trace.domains == 1 and trace.within is None:
-            # What one value leaves of its share is there for the others; later ones are fewer, and dearer each.
-            share = 2 * (self.end - time.monotonic()) / (len(self.values) + 2)
-            by_entries(trace, value, loose, limit, max(LEAST_SECONDS, share))
+            # The boxes of early values are what all others are made of, and most values need far less than is left.
+            by_entries(trace, value, loose, limit, max(LEAST_SECONDS, SHARE * (self.end - time.monotonic())))
         else:
             by_crown(trace, value, loose, limit)
 

@@ -205,16 +205,18 @@ class EntryPass:
 
     def _relaxed(self, k: int, patch: Patch) -> Patch:
         lines, data, trace = self.trace.lines[k], patch.data, self.trace
-        for offset, sign, clamp in ((lines.lo_b, -1, {"min": 0}), (lines.up_b, 1, {"max": 0})):
+        out = data.clamp(max=0)
+        pos = torch.clamp(data, min=0, out=trace.scratch(data, 1))
+        for part, offset, sign in ((pos, lines.lo_b, -1), (out, lines.up_b, 1)):
             if offset is not None:
-                terms = torch.clamp(data, **clamp, out=trace.scratch(data)).mul_(patch.look_up(offset[0, 0]))
+                terms = torch.mul(part, patch.look_up(offset[0, 0]), out=trace.scratch(data))
                 total = block_sum(terms.flatten(2)).view(-1)
                 self.rows.bias += total
                 # Where all offsets have the sign that makes every product <= 0, the sum of absolute values is at hand.
                 absolute = -total if (k, sign) in trace.one_sided else block_sum(terms.abs_().flatten(2)).view(-1)
                 self.rows.charge.add_(absolute, alpha=self.program.sum_error)
-        slope = torch.where(data > 0, patch.look_up(lines.lo_a[0, 0]), patch.look_up(lines.up_a[0, 0]))
-        out, i = replace(patch, data=slope.mul_(data)), self.program.steps[k].inputs[0]
+        out.mul_(patch.look_up(lines.up_a[0, 0])).addcmul_(pos, patch.look_up(lines.lo_a[0, 0]))
+        out, i = replace(patch, data=out), self.program.steps[k].inputs[0]
         if not trace.covers(i):
             self._charge(i, out, trace.product_weight(i))
         return out
@@ -223,41 +225,49 @@ class EntryPass:
 def bound_entries(
     trace: Trace, value: int, index: Tensor, limit: int, seconds: float = SECONDS
 ) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (K',) of the first K' of the entries `index` (K,) of a value of one domain, -inf and inf
-    where nothing is known. `limit`: bytes of a tensor.
+    """Lower and upper bounds (K,) of the entries `index` (K,) of a value of one domain, -inf and inf where nothing is
+    known. `limit`: bytes of a tensor.
 
-    K' is K unless all would take more than `seconds`, as far as the first blocks tell, or the first block gains
-    nothing on the box that there is.
+    If all would take more than `seconds`, as far as the first blocks tell, only the first ones get bounds; and only
+    those of the first block, if it gains nothing on the box that there is. `trace.left_out` says how many do not.
     """
-    shape, program, useful = trace.program.shapes[value], trace.program, Usefulness()
-    one = lambda part: EntryPass(trace, value, part, useful)
+    useful = Usefulness()
+    one = lambda part: EntryPass(trace, value, index[part], useful)
+    found = trace.boxes[0][0].new_full((2, len(index)), -float("inf"))
     begin = time.monotonic()
-    first = one(index[:FIRST_BLOCK])
-    parts = [first.run()]
-    index = index[: len(index) if gains(trace, value, index[:FIRST_BLOCK], parts[0]) else FIRST_BLOCK]
-    limit = min(limit, BLOCK_BYTES) if index.device.type == "cpu" else limit
-    block = max(1, int(limit // (2 * first.largest * trace.boxes[0][0].element_size())))
-    threads = torch.get_num_threads() if index.device.type == "cpu" else 1
-    done = len(index[:FIRST_BLOCK])
-    spent = time.monotonic() - begin
-    if (len(index) - done) * spent / done > threads * (seconds - spent):
+    rest = torch.arange(len(index), device=index.device)
+    first, rest = rest[:FIRST_BLOCK], rest[FIRST_BLOCK:]
+    probe = one(first)
+    found[:, first] = probe.run()
+    if not gains(trace, value, index[first], found[:, first]):
+        trace.left_out[value] = len(rest)
+        return found[0], -found[1]
+    cpu = index.device.type == "cpu"
+    block = max(1, int((min(limit, BLOCK_BYTES) if cpu else limit) // (2 * probe.largest * found.element_size())))
+    threads = torch.get_num_threads() if cpu else 1
+    rest, spent = together(trace, value, index, rest), time.monotonic() - begin
+    if len(rest) * spent / len(first) > threads * (seconds - spent):
         # Small blocks are slower by far than the others: one of the usual size tells how long it will take.
         middle = time.monotonic()
-        trial = index[done : done + block]
-        parts.append(one(trial).run())
-        most = threads * (seconds - (time.monotonic() - begin)) * len(trial) / max(time.monotonic() - middle, 1e-6)
-        done += len(trial)
-        index = index[: done + max(0, int(most))]
-    rest = index[done:]
-    order = torch.arange(len(rest), device=index.device)
-    if starts_here(program, value):
-        order = torch.argsort(rest % (shape[2] * shape[3]), stable=True)  # entries at the same place go together
-    rest = rest[order]
-    parts += side_by_side([lambda part=part: one(part).run() for part in rest.split(block) if len(part)], index.device)
-    low = torch.cat(parts, 1)
-    found = low.clone()
-    found[:, done:][:, order] = low[:, done:]
+        trial, rest = rest[:block], rest[block:].sort().values
+        found[:, trial] = one(trial).run()
+        each = max(time.monotonic() - middle, 1e-6) / max(1, len(trial))
+        most = max(0, int(threads * (seconds - (time.monotonic() - begin)) / each))
+        trace.left_out[value] = len(rest[most:])
+        rest = together(trace, value, index, rest[:most])
+    parts = [part for part in rest.split(block) if len(part)]
+    bounds = side_by_side([lambda part=part: one(part).run() for part in parts], index.device)
+    for part, low in zip(parts, bounds):
+        found[:, part] = low
     return found[0], -found[1]
+
+
+def together(trace: Trace, value: int, index: Tensor, part: Tensor) -> Tensor:
+    """Some of the entries in an order in which those at the same place of an image are neighbours."""
+    shape = trace.program.shapes[value]
+    if not starts_here(trace.program, value):
+        return part
+    return part[torch.argsort(index[part] % (shape[2] * shape[3]), stable=True)]
 
 
 def gains(trace: Trace, value: int, index: Tensor, low: Tensor) -> bool:

@@ -135,11 +135,11 @@ class NeuronSearch(Search):
         hides what the network does.
         """
         program, _ = self._in_float64()
-        trace = crown_trace(
-            program, box.lower.double(), box.upper.double(), self.parts.limit.rows, None, self._rows(box), self._root_seconds()
-        )
+        limit = self.parts.limit.rows
+        l, u = box.lower.double(), box.upper.double()
+        trace = crown_trace(program, l, u, limit, None, self._rows(box), self._root_seconds())
         self._refute(trace, index)
-        return trace_values(self.parts.program, box.lower, box.upper, self.parts.limit.rows, known(trace), None, trace.asked)
+        return trace_values(self.parts.program, box.lower, box.upper, limit, known(trace), None, trace.asked)
 
     def _root_seconds(self) -> float:
         return min(ALL_SECONDS, ROOT_SHARE * self.deadline.left())

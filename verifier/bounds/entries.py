@@ -15,13 +15,14 @@ Symbols: K entries, both signs: rows (2 K, *shape), all plain ones first; bias, 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.backward import Rows, block_sum, concretise, finish, seed, step_back
-from verifier.bounds.chunks import side_by_side
+from verifier.bounds.chunks import alone, side_by_side
 from verifier.bounds.patches import SMALL, Patch, meet, narrowed, patchable, pull, starts_here, unit_patch
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Affine, Nonlinear, size
@@ -238,7 +239,7 @@ def bound_entries(
     rest = torch.arange(len(index), device=index.device)
     first, rest = rest[:FIRST_BLOCK], rest[FIRST_BLOCK:]
     probe = one(first)
-    found[:, first] = probe.run()
+    found[:, first] = alone(probe.run, index.device)
     if not gains(trace, value, index[first], found[:, first]):
         trace.left_out[value] = len(rest)
         return found[0], -found[1]
@@ -246,20 +247,27 @@ def bound_entries(
     block = max(1, int((min(limit, BLOCK_BYTES) if cpu else limit) // (2 * probe.largest * found.element_size())))
     threads = torch.get_num_threads() if cpu else 1
     rest, spent = together(trace, value, index, rest), time.monotonic() - begin
-    if len(rest) * spent / len(first) > threads * (seconds - spent):
-        # Small blocks are slower by far than the others: one of the usual size tells how long it will take.
-        middle = time.monotonic()
-        trial, rest = rest[:block], rest[block:].sort().values
-        found[:, trial] = one(trial).run()
-        each = max(time.monotonic() - middle, 1e-6) / max(1, len(trial))
-        most = max(0, int(threads * (seconds - (time.monotonic() - begin)) / each))
-        trace.left_out[value] = len(rest[most:])
-        rest = together(trace, value, index, rest[:most])
     parts = [part for part in rest.split(block) if len(part)]
-    bounds = side_by_side([lambda part=part: one(part).run() for part in parts], index.device)
+    if len(rest) * spent / len(first) > threads * (seconds - spent):
+        # Small blocks are slower by far than the others: one of the usual size a thread tells how long it will take.
+        middle = time.monotonic()
+        run_blocks(one, parts[:threads], found)
+        trial = sum(map(len, parts[:threads]))
+        each = max(time.monotonic() - middle, 1e-6) / max(1, trial)
+        most = max(0, int((seconds - (time.monotonic() - begin)) / each))
+        rest = rest[trial:].sort().values
+        trace.left_out[value] = len(rest[most:])
+        parts = [part for part in together(trace, value, index, rest[:most]).split(block) if len(part)]
+    run_blocks(one, parts, found)
+    return found[0], -found[1]
+
+
+def run_blocks(one: Callable[[Tensor], EntryPass], parts: list[Tensor], found: Tensor) -> None:
+    """Bounds of blocks of entries, put into `found` (2, K)."""
+    work = [lambda part=part: one(part).run() for part in parts]
+    bounds = side_by_side(work, found.device) if len(work) > 1 else [alone(w, found.device) for w in work]
     for part, low in zip(parts, bounds):
         found[:, part] = low
-    return found[0], -found[1]
 
 
 def together(trace: Trace, value: int, index: Tensor, part: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def one(model: str, prop: str, dtype, regions: int, seen: dict) -> dict:
         for name in ("interval", "crown"):
             start = time.perf_counter()
             if name == "crown":
-                trace = crown_trace(program, l, u, limit)
+                trace = crown_trace(program, l, u, limit, rows=rows)
                 lb = final_rows(trace, rows, limit).lb[0].double()
                 found["left out"] = max(found["left out"], sum(trace.left_out.values()))
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from verifier.bounds.trace import Trace, trace_values
 from verifier.net.graph import Network, Node, Tensor
 
 F = np.dtype(np.float32)
+CONV = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "group": 1}
 
 
 class Image:
@@ -164,7 +167,8 @@ def test_branches_of_different_strides_meet(other, monkeypatch):
 
 
 def test_the_comparison_notices_a_patch_in_the_wrong_place(monkeypatch):
-    wrong = lambda patch, data, strides, begins: patches.Patch(data, patch.top * strides[0] - begins[0] + 1, patch.left)
+    moved = patches.moved
+    wrong = lambda *a: dataclasses.replace(moved(*a), top=moved(*a).top + 1)
     image = next(i for i in (Image(s, "Relu") for s in range(9)) if len(i.nodes) > 5)
     trace = traced(image, torch.float64, 0.05, by_crown)
     value = [s.inputs[0] for s in trace.program.steps[1:] if s.node.kind == "Relu"][-1]
@@ -196,3 +200,103 @@ def test_entries_that_end_early_are_settled():
             1 << 26,
         )
     assert sum(met) > 0
+
+
+def relu_inputs(trace: Trace) -> list[int]:
+    return [s.inputs[0] for s in trace.program.steps[1:] if s.node.kind == "Relu"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_order_of_entries_does_not_matter(seed, monkeypatch):
+    monkeypatch.setattr(patches, "SMALLEST", 0)
+    monkeypatch.setattr(entries, "gains", lambda *a: True)
+    monkeypatch.setattr(entries.EntryPass, "_drop_settled", lambda self: None)  # when, depends on who goes together
+    trace = traced(Image(seed, "Relu"), torch.float64, 0.05, by_crown)
+    for value in relu_inputs(trace):
+        index = torch.arange(trace.boxes[value][0].numel())
+        mixed = index[torch.from_numpy(np.random.default_rng(seed).permutation(len(index)))]
+        right, found = (bound_entries(trace, value, i, 1 << 12) for i in (index, mixed))
+        for a, b in zip(right, found):
+            assert torch.allclose(a[mixed], b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whole_rows_become_patches(seed):
+    """`narrowed` keeps every entry of rows that live in small windows, and leaves rows that do not."""
+    rng = np.random.default_rng(seed)
+    shape, k = (1, int(rng.integers(1, 4)), int(rng.integers(6, 12)), int(rng.integers(6, 12))), 7
+    rows = torch.zeros((2, k, *shape), dtype=torch.float64)
+    for i in range(k - 1):  # the last row is zero
+        y, x = int(rng.integers(shape[2] - 1)), int(rng.integers(shape[3] - 1))
+        h, w = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        part = rows[:, i, 0, :, y : y + h, x : x + w]
+        part.copy_(torch.from_numpy(rng.normal(size=part.shape)))
+    patch = patches.narrowed(rows, shape)
+    assert patch.window <= (3, 3) and torch.equal(patch.whole(shape), rows.flatten(0, 1))
+    rows[1, 2, 0, 0, 0, 0] = rows[0, 2, 0, 0, -1, -1] = 1.0
+    assert patches.narrowed(rows, shape) is None
+
+
+def test_windows_beyond_the_border_hold_zeros():
+    image = torch.arange(1.0, 21.0).view(1, 4, 5)
+    top, left = torch.tensor([-3, -1, 0, 2, 3, 5]), torch.tensor([0, -1, 3, 4, 9, 0])
+    patch = patches.Patch(torch.zeros((2, 6, 1, 2, 3)), top, left, torch.arange(6))
+    padded = torch.zeros((30, 30))
+    padded[10:14, 10:15] = image[0]
+    for found, y, x in zip(patch.look_up(image), top.tolist(), left.tolist()):
+        assert torch.equal(found[0], padded[10 + y : 12 + y, 10 + x : 13 + x])
+    outside = patch.inside((1, 1, 4, 5)) * torch.ones(())
+    assert torch.equal(outside[:, 0] != 0, patch.look_up(torch.ones((1, 4, 5)))[:, 0] != 0)
+
+
+def test_rows_that_begin_whole_end_as_patches(monkeypatch):
+    """A difference of two channels of a convolution is seeded as whole rows; its windows are as small as the others."""
+    nodes = (
+        Node("x", "Reshape", ("t",), (1, 1, 12, 12), F),
+        Node("a", "Conv", ("x", "v", ""), (1, 3, 12, 12), F, CONV),
+        Node("r", "Relu", ("a",), (1, 3, 12, 12), F),
+        Node("b", "Conv", ("r", "w", ""), (1, 2, 12, 12), F, CONV),
+        *(Node(f"s{k}", "Gather", ("b",), (1, 12, 12), F, {"axis": 1, "indices": np.array(k)}) for k in (0, 1)),
+        Node("d", "Sub", ("s0", "s1"), (1, 12, 12), F),
+        Node("e", "Relu", ("d",), (1, 12, 12), F),
+        Node("y", "Reshape", ("e",), (144,), F),
+    )
+    rng = np.random.default_rng(0)
+    weights = {"v": rng.normal(size=(3, 1, 3, 3)).astype(F), "w": rng.normal(size=(2, 3, 3, 3)).astype(F)}
+    net = Network((Tensor("t", (144,), F),), nodes, weights, (Tensor("y", (144,), F),), 17)
+    METHODS.load()
+    program = Program(net, torch.float64, "cpu")
+    l = torch.from_numpy(rng.normal(size=(1, 144)))
+    trace = trace_values(program, l, l + 0.3, 1 << 26, by_crown)
+    value = program.steps[-2].inputs[0]
+    met = []
+    original = patches.narrowed
+    monkeypatch.setattr(entries, "narrowed", lambda *a: met.append(original(*a)) or met[-1])
+    found = bound_entries(trace, value, torch.arange(144), 1 << 24)
+    assert met and all(p is not None and p.window == (1, 1) for p in met)
+    monkeypatch.setattr(entries, "narrowed", lambda *a: None)
+    for a, b in zip(found, bound_entries(trace, value, torch.arange(144), 1 << 24)):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_what_time_does_not_allow_keeps_its_interval(monkeypatch):
+    monkeypatch.setattr(entries, "gains", lambda *a: True)
+    image = next(i for i in (Image(s, "Relu") for s in range(20)) if i.nodes[-2].shape[1] * i.m > 300)
+    trace = traced(image, torch.float64, 0.05, lambda *a: None)
+    value = max(relu_inputs(trace), key=lambda v: trace.boxes[v][0].numel() * (v > 2))
+    index = torch.arange(trace.boxes[value][0].numel())
+    low, high = bound_entries(trace, value, index, 1, seconds=0.0)
+    tried = entries.FIRST_BLOCK + torch.get_num_threads()
+    assert len(index) > tried and trace.left_out[value] == len(index) - tried
+    assert int(torch.isfinite(low).sum()) == int(torch.isfinite(high).sum()) == tried
+
+
+def test_where_nothing_is_gained_the_rest_is_left(monkeypatch):
+    """Rows over an input's image can be no better than its interval."""
+    image = next(i for i in (Image(s, "Relu") for s in range(20)) if i.nodes[1].kind == "Conv")
+    trace = traced(image, torch.float64, 0.05, lambda *a: None)
+    value = relu_inputs(trace)[0]
+    monkeypatch.setattr(entries, "FIRST_BLOCK", 4)
+    index = torch.arange(trace.boxes[value][0].numel())
+    low, _ = bound_entries(trace, value, index, 1 << 24)
+    assert trace.left_out[value] == len(index) - 4 and not torch.isfinite(low[4:]).any()

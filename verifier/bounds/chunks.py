@@ -145,6 +145,14 @@ def side_by_side(work: list[Callable[[], Tensor]], device: torch.device) -> list
     return list(workers(threads).map(lambda piece: piece(), work))
 
 
+def alone(piece: Callable[[], Tensor], device: torch.device) -> Tensor:
+    """The result of a small piece of work, on a CPU by one of the threads of `side_by_side`: threads that wait for each
+    other within every operation make it several times slower, on a busy machine by far.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    return piece() if threads == 1 else workers(threads).submit(piece).result()
+
+
 @cache
 def workers(count: int) -> ThreadPoolExecutor:
     """Threads that take a chunk each; inside, torch computes on that thread alone.

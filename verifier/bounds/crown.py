@@ -6,21 +6,27 @@ passes of their own (both signs), intersected with the interval. (`verifier.boun
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
 from verifier.bounds.backward import backward, concretise, seed
 from verifier.bounds.base import RowBounds
-from verifier.bounds.entries import bound_entries
+from verifier.bounds.entries import SECONDS, bound_entries
 from verifier.bounds.final import final_rows
 from verifier.bounds.forward import Walker
+from verifier.bounds.influence import influence
 from verifier.bounds.program import Program
 from verifier.bounds.trace import Trace, loose_entries, trace_values
 from verifier.clip.complete import minima
 from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Nonlinear, size
 
+ALL_SECONDS = 40.0  # most that the values of one domain may take together, about
+SHARE = 0.5  # of what is left of that, for the next value
+LEAST_SECONDS = 0.2  # that each of them may take all the same
 PLANES_PAY = 16  # loose entries per column of a plane from which carrying planes forward first saves time
 
 
@@ -71,17 +77,17 @@ def _under(planes: Halfspaces, plane: Tensor, l: Tensor, u: Tensor, offset: Tens
     return torch.where(crossed, low, better)
 
 
-def by_entries(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
-    """The same as `by_crown`, for a single domain: settled entries end early, images are walked in patches."""
+def by_entries(trace: Trace, value: int, loose: Tensor, limit: int, seconds: float = SECONDS) -> None:
+    """The same as `by_crown`, for a single domain: settled entries end early, images are walked in patches. The widest
+    entries only, where all would take more than about `seconds`.
+    """
     index = torch.nonzero(loose.flatten()).squeeze(1)
     if not len(index):
         return
     l, u = (t.flatten().clone() for t in trace.boxes[value])
     widest_first = (u - l)[index].argsort(descending=True, stable=True)  # in case that time does not allow for all
     index = index[widest_first]
-    low, high = bound_entries(trace, value, index, limit)
-    trace.left_out[value] = len(index) - len(low)
-    index = index[: len(low)]
+    low, high = bound_entries(trace, value, index, limit, seconds)
     low, high = torch.maximum(low, l[index]), torch.minimum(high, u[index])
     crossed = low > high
     l[index], u[index] = torch.where(crossed, l[index], low), torch.where(crossed, u[index], high)
@@ -94,12 +100,13 @@ class Tightener:
     dimensions makes them cheap, then by backward passes for what is still loose.
 
     One step of planes costs about 2 (k + 1) evaluations of the network, where k dimensions move, backward passes two
-    for every loose entry.
+    for every loose entry. With a single domain all values together take about `seconds` of backward passes.
     """
 
-    def __init__(self, program: Program, l: Tensor, u: Tensor):
+    def __init__(self, program: Program, l: Tensor, u: Tensor, seconds: float = ALL_SECONDS):
         self.walker = Walker(program, l, u)
         self.columns, self.widest = self.walker.width + 1, max(size(s) for s in program.shapes)
+        self.end = time.monotonic() + seconds
 
     def __call__(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
         planes = 2 * self.columns * self.widest * trace.domains * loose.new_zeros(0, dtype=trace.program.dtype).itemsize
@@ -107,14 +114,26 @@ class Tightener:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
         if trace.domains == 1 and trace.within is None:
-            by_entries(trace, value, loose, limit)
+            # The boxes of early values are what all others are made of, and most values need far less than is left.
+            by_entries(trace, value, loose, limit, max(LEAST_SECONDS, SHARE * (self.end - time.monotonic())))
         else:
             by_crown(trace, value, loose, limit)
 
 
-def crown_trace(program: Program, l: Tensor, u: Tensor, limit: int, within: Halfspaces | None = None) -> Trace:
-    """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes."""
-    return trace_values(program, l, u, limit, Tightener(program, l, u), within)
+def crown_trace(
+    program: Program,
+    l: Tensor,
+    u: Tensor,
+    limit: int,
+    within: Halfspaces | None = None,
+    rows: Tensor | None = None,
+    seconds: float = ALL_SECONDS,
+) -> Trace:
+    """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes. What does not
+    bear on `rows` (…, p), if they are given, keeps its interval. `seconds`: see `Tightener`.
+    """
+    asked = None if rows is None else influence(program, rows)
+    return trace_values(program, l, u, limit, Tightener(program, l, u, seconds), within, asked)
 
 
 @METHODS.add("crown")
@@ -135,4 +154,4 @@ class Crown:
     def run(
         program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
     ) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit, within), rows, limit)
+        return final_rows(crown_trace(program, l, u, limit, within, rows), rows, limit)

@@ -15,19 +15,23 @@ Symbols: K entries, both signs: rows (2 K, *shape), all plain ones first; bias, 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.backward import Rows, block_sum, concretise, finish, seed, step_back
-from verifier.bounds.chunks import side_by_side
-from verifier.bounds.patches import SMALL, Patch, meet, patchable, pull, starts_here, together, unit_patch
+from verifier.bounds.chunks import alone, side_by_side
+from verifier.bounds.patches import SMALL, Patch, meet, narrowed, patchable, pull, starts_here, together, unit_patch
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Affine, Nonlinear, size
+from verifier.ops.conv import Conv
 from verifier.ops.piecewise import PiecewiseLinear
 
 BLOCK_BYTES = 16 << 20  # of a tensor on a CPU: beyond, threads wait for memory (measured: four times slower at 64 MiB)
-SECONDS = 8.0  # most that the entries of one value may take, as far as the first block tells
+SECONDS = 8.0  # most that the entries of one value may take, as far as the first blocks tell
+GAIN = 0.01  # share of its width that some entry of the first block must lose for the others to be worth a pass
 FIRST_BLOCK = 64  # entries of the first block, which shows how large tensors get
 WORTHWHILE = 0.05  # share of entries that must be settled at a value for minimising there to pay
 
@@ -65,6 +69,7 @@ class EntryPass:
         readers = [self.program.steps[c].op for c in self.program.consumers[value]]
         self.readers = [op for op in readers if isinstance(op, Nonlinear)]
         self.settles = all(isinstance(op, PiecewiseLinear) for op in self.readers)
+        self.narrows = not self.patches  # whether patches may still be made of whole rows
         self.largest = 1  # entries per row of the largest tensor met
 
     def run(self) -> Tensor:
@@ -79,8 +84,13 @@ class EntryPass:
                     self.useful.count(k, before, before - len(self.kept))
                 if not len(self.kept):
                     return self.best
+            if k in self.patches and len(self.patches) + len(self.rows.live) == 1 and self.program.distinct[k]:
+                self._improve(self._over_boxes())
+                return self.best
             if k in self.patches and not self._fits(k):
                 self._widen()
+            elif k not in self.patches and self._may_narrow(k):
+                self._narrow(k)
             if k in self.patches:
                 self._step(k, self.patches.pop(k))
             else:
@@ -96,8 +106,8 @@ class EntryPass:
         low = torch.where(torch.isfinite(low), low, -float("inf"))
         self.best[:, self.kept] = torch.maximum(self.best[:, self.kept], low)
 
-    def _drop_settled(self) -> None:
-        """Minimises what the rows stand on over its boxes, and drops the entries for which that is enough."""
+    def _over_boxes(self) -> Tensor:
+        """The least (2, K) that what the rows stand on allows, over its boxes."""
         trace, error = self.trace, self.program.sum_error
         low = (self.rows.bias - 1.01 * self.rows.charge - trace.underflow).view(2, -1).clone()
         for k, a in self.rows.live.items():
@@ -109,7 +119,11 @@ class EntryPass:
             l, u = (patch.look_up(t[0, 0]) for t in trace.boxes[k])
             low += block_sum((patch.data.clamp(min=0) * l + patch.data.clamp(max=0) * u).flatten(2))
             low -= self._weighed(k, patch, trace.size_of(k) * error)
-        self._improve(low)
+        return low
+
+    def _drop_settled(self) -> None:
+        """Drops the entries that are settled by what the rows stand on, over its boxes."""
+        self._improve(self._over_boxes())
         low, high = self.best[0, self.kept], -self.best[1, self.kept]
         loose = torch.zeros_like(low, dtype=torch.bool)
         for op in self.readers:
@@ -123,8 +137,22 @@ class EntryPass:
         both = torch.cat([index, index + count])
         rows = self.rows
         self.rows = Rows({k: a[both] for k, a in rows.live.items()}, rows.bias[both], rows.charge[both])
-        self.patches = {k: Patch(p.data[:, index], p.top[index], p.left[index]) for k, p in self.patches.items()}
+        self.patches = {k: p.keep(index) for k, p in self.patches.items()}
         self.kept = self.kept[index]
+
+    def _may_narrow(self, k: int) -> bool:
+        """Whether to look if whole rows over value k read small windows: where a convolution is about to widen them,
+        once in a pass, and alone there (patches that meet must have grown from the same corner).
+        """
+        alone = len(self.rows.live) == 1 and not self.patches
+        return alone and self.narrows and isinstance(self.program.steps[k].op, Conv) and starts_here(self.program, k)
+
+    def _narrow(self, k: int) -> None:
+        self.narrows = False
+        patch = narrowed(self.rows.live[k].unflatten(0, (2, -1)), self.program.shapes[k])
+        if patch is not None:
+            self.patches[k] = patch
+            del self.rows.live[k]
 
     def _fits(self, k: int) -> bool:
         patch, shape = self.patches[k], self.program.shapes[k]
@@ -142,7 +170,7 @@ class EntryPass:
     def _step(self, k: int, patch: Patch) -> None:
         trace, program, op = self.trace, self.program, self.program.steps[k].op
         if patch.sticks_out(program.shapes[k]):
-            patch = Patch(patch.data * patch.inside(program.shapes[k]), patch.top, patch.left)
+            patch = replace(patch, data=patch.data * patch.inside(program.shapes[k]))
         self.largest = max(self.largest, patch.data[0, 0].numel())
         if isinstance(op, Affine):
             if k in trace.offsets:
@@ -177,49 +205,91 @@ class EntryPass:
         self.rows.bias += block_sum(terms).view(-1)
 
     def _weighed(self, k: int, patch: Patch, weight: Tensor) -> Tensor:
-        """|patch| . weight (2, K), weight flat over value k."""
-        return block_sum((patch.data.abs() * patch.look_up(weight.view(self.program.shapes[k][1:]))).flatten(2))
+        """|patch| . weight (2, K), weight flat over value k; what the sum rounds is less than the percent that is added
+        to every charge.
+        """
+        terms = torch.abs(patch.data, out=self.trace.scratch(patch.data))
+        return terms.mul_(patch.look_up(weight.view(self.program.shapes[k][1:]))).flatten(2).sum(2)
 
     def _charge(self, k: int, patch: Patch, weight: Tensor) -> None:
         self.rows.charge += self._weighed(k, patch, weight).view(-1)
 
     def _relaxed(self, k: int, patch: Patch) -> Patch:
-        lines = self.trace.lines[k]
-        pos, neg = patch.data.clamp(min=0), patch.data.clamp(max=0)
-        for part, offset in ((pos, lines.lo_b), (neg, lines.up_b)):
+        lines, data, trace = self.trace.lines[k], patch.data, self.trace
+        out = data.clamp(max=0)
+        pos = torch.clamp(data, min=0, out=trace.scratch(data, 1))
+        for part, offset, sign in ((pos, lines.lo_b, -1), (out, lines.up_b, 1)):
             if offset is not None:
-                terms = (part * patch.look_up(offset[0, 0])).flatten(2)
-                self.rows.bias += block_sum(terms).view(-1)
-                self.rows.charge.add_(block_sum(terms.abs_()).view(-1), alpha=self.program.sum_error)
-        out = pos.mul_(patch.look_up(lines.lo_a[0, 0])).add_(neg.mul_(patch.look_up(lines.up_a[0, 0])))
-        out, i = Patch(out, patch.top, patch.left), self.program.steps[k].inputs[0]
-        if not self.trace.covers(i):
-            self._charge(i, out, self.trace.product_weight(i))
+                terms = torch.mul(part, patch.look_up(offset[0, 0]), out=trace.scratch(data))
+                total = block_sum(terms.flatten(2)).view(-1)
+                self.rows.bias += total
+                # Where all offsets have the sign that makes every product <= 0, the sum of absolute values is at hand.
+                absolute = -total if (k, sign) in trace.one_sided else block_sum(terms.abs_().flatten(2)).view(-1)
+                self.rows.charge.add_(absolute, alpha=self.program.sum_error)
+        out.mul_(patch.look_up(lines.up_a[0, 0])).addcmul_(pos, patch.look_up(lines.lo_a[0, 0]))
+        out, i = replace(patch, data=out), self.program.steps[k].inputs[0]
+        if not trace.covers(i):
+            self._charge(i, out, trace.product_weight(i))
         return out
 
 
-def bound_entries(trace: Trace, value: int, index: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (K',) of the first K' of the entries `index` (K,) of a value of one domain, -inf and inf
-    where nothing is known. `limit`: bytes of a tensor.
+def bound_entries(
+    trace: Trace, value: int, index: Tensor, limit: int, seconds: float = SECONDS
+) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds (K,) of the entries `index` (K,) of a value of one domain, -inf and inf where nothing is
+    known. `limit`: bytes of a tensor.
 
-    K' is K unless the time that the first block takes says that all would take more than `SECONDS`.
+    If all would take more than `seconds`, as far as the first blocks tell, only the first ones get bounds; and only
+    those of the first block, if it gains nothing on the box that there is. `trace.left_out` says how many do not.
     """
-    shape, program, useful = trace.program.shapes[value], trace.program, Usefulness()
+    useful = Usefulness()
+    one = lambda part: EntryPass(trace, value, index[part], useful)
+    found = trace.boxes[0][0].new_full((2, len(index)), -float("inf"))
     begin = time.monotonic()
-    first = EntryPass(trace, value, index[:FIRST_BLOCK], useful)
-    parts = [first.run()]
-    most = int(len(index[:FIRST_BLOCK]) * SECONDS / max(time.monotonic() - begin, 1e-6))
-    index = index[: max(FIRST_BLOCK, most)]
-    rest = index[FIRST_BLOCK:]
-    order = torch.arange(len(rest), device=index.device)
-    if starts_here(program, value):
-        order = torch.argsort(rest % (shape[2] * shape[3]), stable=True)  # entries at the same place go together
-    rest = rest[order]
-    limit = min(limit, BLOCK_BYTES) if index.device.type == "cpu" else limit
-    block = max(1, int(limit // (2 * first.largest * trace.boxes[0][0].element_size())))
-    work = [lambda part=part: EntryPass(trace, value, part, useful).run() for part in rest.split(block) if len(part)]
-    parts += side_by_side(work, index.device)
-    low = torch.cat(parts, 1)
-    found = low.clone()
-    found[:, FIRST_BLOCK:][:, order] = low[:, FIRST_BLOCK:]
+    rest = torch.arange(len(index), device=index.device)
+    first, rest = rest[:FIRST_BLOCK], rest[FIRST_BLOCK:]
+    probe = one(first)
+    found[:, first] = alone(probe.run, index.device)
+    if not gains(trace, value, index[first], found[:, first]):
+        trace.left_out[value] = len(rest)
+        return found[0], -found[1]
+    cpu = index.device.type == "cpu"
+    block = max(1, int((min(limit, BLOCK_BYTES) if cpu else limit) // (2 * probe.largest * found.element_size())))
+    threads = torch.get_num_threads() if cpu else 1
+    rest, spent = neighbours(trace, value, index, rest), time.monotonic() - begin
+    parts = [part for part in rest.split(block) if len(part)]
+    if len(rest) * spent / len(first) > threads * (seconds - spent):
+        # Small blocks are slower by far than the others: one of the usual size a thread tells how long it will take.
+        middle = time.monotonic()
+        run_blocks(one, parts[:threads], found)
+        trial = sum(map(len, parts[:threads]))
+        each = max(time.monotonic() - middle, 1e-6) / max(1, trial)
+        most = max(0, int((seconds - (time.monotonic() - begin)) / each))
+        rest = rest[trial:].sort().values
+        trace.left_out[value] = len(rest[most:])
+        parts = [part for part in neighbours(trace, value, index, rest[:most]).split(block) if len(part)]
+    run_blocks(one, parts, found)
     return found[0], -found[1]
+
+
+def run_blocks(one: Callable[[Tensor], EntryPass], parts: list[Tensor], found: Tensor) -> None:
+    """Bounds of blocks of entries, put into `found` (2, K)."""
+    work = [lambda part=part: one(part).run() for part in parts]
+    bounds = side_by_side(work, found.device) if len(work) > 1 else [alone(w, found.device) for w in work]
+    for part, low in zip(parts, bounds):
+        found[:, part] = low
+
+
+def neighbours(trace: Trace, value: int, index: Tensor, part: Tensor) -> Tensor:
+    """Some of the entries in an order in which those at the same place of an image are neighbours."""
+    shape = trace.program.shapes[value]
+    if not starts_here(trace.program, value):
+        return part
+    return part[torch.argsort(index[part] % (shape[2] * shape[3]), stable=True)]
+
+
+def gains(trace: Trace, value: int, index: Tensor, low: Tensor) -> bool:
+    """Whether bounds `low` (2, K) of entries and of their negatives narrow the box of any by a noticeable share."""
+    l, u = (t.flatten()[index] for t in trace.boxes[value])
+    width = torch.minimum(u, -low[1]) - torch.maximum(l, low[0])
+    return not bool((width > (1 - GAIN) * (u - l)).all())

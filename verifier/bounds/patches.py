@@ -13,12 +13,13 @@ What happens to a patch at a step, row by row the same as in `verifier.bounds.ba
 * function of one number: its lines, looked up in the window.
 What a window covers beyond the image is no entry: it is set to zero before anything reads it.
 
-Symbols: one domain; K entries; both signs at once: data (2, K, C, h, w), the plain rows first; corners (K,).
+Symbols: one domain; K entries; both signs at once: data (2, K, C, h, w), the plain rows first; P corners.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import torch
@@ -37,36 +38,54 @@ SMALLEST = 25  # entries of a channel below which nothing is saved
 
 @dataclass
 class Patch:
-    """Rows over a value (1, C, H, W): `data` (2, K, C, h, w) at corners `top`, `left` (K,), which may lie outside."""
+    """Rows over a value (1, C, H, W): `data` (2, K, C, h, w) at P corners `top`, `left` (P,), which may lie outside;
+    `at` (K,), ascending, says which of them is a row's. Neighbours at the same corner share what is looked up there.
+    """
 
     data: Tensor
     top: Tensor
     left: Tensor
+    at: Tensor
 
     @property
     def window(self) -> tuple[int, int]:
         return self.data.shape[-2], self.data.shape[-1]
 
+    @cached_property
+    def reach(self) -> tuple[int, int, int, int]:
+        """Least and largest `top`, least and largest `left`."""
+        return tuple(torch.stack([*self.top.aminmax(), *self.left.aminmax()]).tolist())
+
+    def keep(self, index: Tensor) -> Patch:
+        """Some of the rows."""
+        places, at = torch.unique_consecutive(self.at[index], return_inverse=True)
+        return Patch(self.data[:, index], self.top[places], self.left[places], at)
+
     def sticks_out(self, shape: Shape) -> bool:
         (h, w), (height, width) = self.window, shape[-2:]
-        least, most = torch.stack([self.top.min(), self.left.min()]), torch.stack([self.top.max(), self.left.max()])
-        return bool((least < 0).any()) or bool((most > torch.tensor([height - h, width - w], device=most.device)).any())
+        first_y, last_y, first_x, last_x = self.reach
+        return first_y < 0 or first_x < 0 or last_y + h > height or last_x + w > width
 
     def inside(self, shape: Shape) -> Tensor:
         """1 for entries of the image, 0 beyond its border: (K, 1, h, w)."""
         rows = self.top[:, None] + torch.arange(self.window[0], device=self.top.device)
         columns = self.left[:, None] + torch.arange(self.window[1], device=self.top.device)
         rows, columns = (rows >= 0) & (rows < shape[-2]), (columns >= 0) & (columns < shape[-1])
-        return (rows[:, None, :, None] & columns[:, None, None, :]).to(self.data.dtype)
+        return (rows[:, None, :, None] & columns[:, None, None, :]).to(self.data.dtype)[self.at]
 
     def look_up(self, image: Tensor) -> Tensor:
         """The windows of image (C, H, W), zeros beyond its border: (K, C, h, w)."""
-        h, w = self.window
-        padded = F.pad(image, (w, w, h, h))
-        views = padded.unfold(1, h, 1).unfold(2, w, 1)
-        top = (self.top + h).clamp(0, views.shape[1] - 1)
-        left = (self.left + w).clamp(0, views.shape[2] - 1)
-        return views[:, top, left].transpose(0, 1)
+        (h, w), (height, width) = self.window, image.shape[-2:]
+        first_y, last_y, first_x, last_x = self.reach
+        # A window that lies beyond the border altogether holds zeros wherever it is.
+        above, before = min(max(0, -first_y), h), min(max(0, -first_x), w)
+        below, after = min(max(0, last_y + h - height), h), min(max(0, last_x + w - width), w)
+        if above or before or below or after:
+            image = F.pad(image, (before, after, above, below))
+        views = image.unfold(1, h, 1).unfold(2, w, 1).permute(1, 2, 0, 3, 4)
+        top = (self.top + above).clamp(0, views.shape[0] - 1)
+        found = views[top, (self.left + before).clamp(0, views.shape[1] - 1)]
+        return found if len(found) == len(self.at) else found.index_select(0, self.at)  # ascending: else the same
 
     def whole(self, shape: Shape) -> Tensor:
         """The same rows over all entries: (2 K, *shape)."""
@@ -75,11 +94,11 @@ class Patch:
         out = self.data.new_zeros((signs, k, channels, height + 2 * h, width + 2 * w))
         corners = torch.stack([self.top + h, self.left + w], 1)
         corners = torch.minimum(corners.clamp(min=0), corners.new_tensor([height + h, width + w]))
-        places, counts = torch.unique_consecutive(corners, dim=0, return_counts=True)
-        at = 0
-        for (top, left), n in zip(places.tolist(), counts.tolist()):
-            out[:, at : at + n, :, top : top + h, left : left + w] = self.data[:, at : at + n]
-            at += n
+        places, counts = torch.unique_consecutive(self.at, return_counts=True)
+        first = 0
+        for (top, left), n in zip(corners[places].tolist(), counts.tolist()):
+            out[:, first : first + n, :, top : top + h, left : left + w] = self.data[:, first : first + n]
+            first += n
         return out[..., h : h + height, w : w + width].reshape(2 * k, *shape)
 
 
@@ -122,7 +141,32 @@ def unit_patch(index: Tensor, shape: Shape, like: Tensor) -> Patch:
     data = like.new_zeros((2, k, shape[1], 1, 1))
     place = torch.arange(k, device=index.device)
     data[0, place, index // plane], data[1, place, index // plane] = 1.0, -1.0
-    return Patch(data, index % plane // shape[3], index % shape[3])
+    places, at = torch.unique_consecutive(index % plane, return_inverse=True)
+    return Patch(data, places // shape[3], places % shape[3], at)
+
+
+def narrowed(rows: Tensor, shape: Shape) -> Patch | None:
+    """Whole rows (2, K, 1, C, H, W) over a value (1, C, H, W) as patches in the least window that holds each of them;
+    None where that is a good part of the image for one of them.
+    """
+    some = (rows != 0).any(0).flatten(1, 2).any(1)  # (K, H, W)
+    ends = []
+    for axis, n in ((2, shape[2]), (1, shape[3])):
+        there = some.any(axis).to(torch.uint8)
+        first, last = there.argmax(1), n - 1 - there.flip(1).argmax(1)
+        empty = there.amax(1) == 0
+        length = max(1, int(torch.where(empty, 0, last - first + 1).max()))
+        ends.append((torch.where(empty, 0, first).clamp(max=n - length), length))
+    (top, h), (left, w) = ends
+    if h * w > SMALL * shape[2] * shape[3]:
+        return None
+    y = top[:, None] + torch.arange(h, device=top.device)
+    x = left[:, None] + torch.arange(w, device=top.device)
+    place = (y[:, :, None] * shape[3] + x[:, None, :]).flatten(1)  # (K, h w)
+    flat = rows.reshape(2, len(top), shape[1], -1)
+    data = flat.gather(3, place[None, :, None].expand(2, -1, shape[1], -1))
+    places, at = torch.unique_consecutive(top * shape[3] + left, return_inverse=True)
+    return Patch(data.unflatten(3, (h, w)), places // shape[3], places % shape[3], at)
 
 
 def pull(op: Operator, patch: Patch) -> list[Patch]:
@@ -134,8 +178,8 @@ def pull(op: Operator, patch: Patch) -> list[Patch]:
     if isinstance(op, Slice):
         return [sliced(op, patch)]
     if isinstance(op, Total):
-        return [Patch(patch.data if s > 0 else -patch.data, patch.top, patch.left) for s in op.signs]
-    return [Patch(patch.data * op.scale, patch.top, patch.left)]
+        return [replace(patch, data=patch.data if s > 0 else -patch.data) for s in op.signs]
+    return [replace(patch, data=patch.data * op.scale)]
 
 
 def convolved(op: Conv, patch: Patch) -> Patch:
@@ -172,7 +216,7 @@ def sliced(op: Slice, patch: Patch) -> Patch:
 
 
 def moved(patch: Patch, data: Tensor, strides: tuple[int, ...], begins: tuple[int, ...]) -> Patch:
-    return Patch(data, patch.top * strides[0] - begins[0], patch.left * strides[1] - begins[1])
+    return Patch(data, patch.top * strides[0] - begins[0], patch.left * strides[1] - begins[1], patch.at)
 
 
 def together(a: Patch, b: Patch) -> bool:
@@ -194,4 +238,4 @@ def meet(a: Patch, b: Patch) -> Patch:
     data = a.data.new_zeros((*a.data.shape[:3], height, width))
     data[..., ay : ay + a.window[0], ax : ax + a.window[1]] += a.data
     data[..., by : by + b.window[0], bx : bx + b.window[1]] += b.data
-    return Patch(data, a.top + first_y, a.left + first_x)
+    return Patch(data, a.top + first_y, a.left + first_x, a.at)

@@ -1,7 +1,8 @@
 """A network bound to operators: the straight-line program that every bounding method and attack walks over.
 
 Value 0 is the flat input t (m,); value k > 0 is the result of step k; the last value is the flat output (p,). Binding
-rounds each constant once to the working precision. A program holds no bounds and never changes.
+rounds each constant once to the working precision. A program holds no bounds and never changes (what
+is derived from it alone is kept with it).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Program:
         if missing:
             raise UnsupportedError(network.source, missing)
         self.output = place[network.outputs[0].name]
+        self.influences: dict[bytes, dict[int, Tensor]] = {}  # kept by `verifier.bounds.influence`
         self.shapes = [network.inputs[0].shape] + [s.node.shape for s in self.steps[1:]]
 
     def _site(self, node: Node, place: dict[str, int]) -> Site:
@@ -149,6 +151,20 @@ class Program:
         longest = max(2 * BLOCK, BLOCK + max(size(s) for s in self.shapes) // BLOCK)
         steps = sum(2 + len(s.inputs) for s in self.steps[1:])
         return 1.01 * gamma(longest + 2 * steps + 8, self.dtype)
+
+    @cached_property
+    def distinct(self) -> list[bool]:
+        """Values whose entries are functions of one input coordinate each, no two of the same: then the least value of
+        a row over the value's box is the least over the input's box.
+        """
+        found = [True] + [False] * (len(self.steps) - 1)
+        for k in range(1, len(self.steps)):
+            step = self.steps[k]
+            if len(step.inputs) == 1 and found[step.inputs[0]]:
+                moves = isinstance(step.op, Move) and step.op.terms[1] == 1
+                same = self.shapes[k] == self.shapes[step.inputs[0]]
+                found[k] = moves or (isinstance(step.op, Affine) and step.op.entrywise and same)
+        return found
 
     def without_bounds(self) -> list[Step]:
         """The steps whose operator can only be run forward."""

@@ -130,6 +130,8 @@ class Relaxation:
         lines = trace.lines[k]
         value = step.inputs[0]
         loose = step.op.loose(*trace.boxes[value]).reshape(-1)
+        if value in trace.asked:
+            loose &= trace.asked[value]
         index = torch.nonzero(loose).squeeze(1)
         count = len(index)
         keep = lines.lo_a.reshape(-1)

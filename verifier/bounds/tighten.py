@@ -112,4 +112,4 @@ class Tightener:
 
 def tightened(old: Trace, limit: int, seconds: float, chunk_bytes: int = 2 << 20) -> Trace:
     """A trace over the same box whose intermediate boxes were optimised for about `seconds`."""
-    return trace_values(old.program, *old.boxes[0], limit, Tightener(old, seconds, chunk_bytes))
+    return trace_values(old.program, *old.boxes[0], limit, Tightener(old, seconds, chunk_bytes), None, old.asked)

@@ -66,6 +66,8 @@ class Trace:
     planes: dict[int, list[tuple[Tensor, Forms]]] = field(default_factory=dict)
     # Half-spaces of the input: what is known need hold for the points within them only.
     within: Halfspaces | None = None
+    # By value which entries (flat) count (`verifier.bounds.influence`); all of them where a value is not there.
+    asked: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def domains(self) -> int:
@@ -122,11 +124,12 @@ def trace_values(
     limit: int,
     tighten: Tighten,
     within: Halfspaces | None = None,
+    asked: dict[int, Tensor] | None = None,
 ) -> Trace:
     """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a
-    nonlinear step will read.
+    nonlinear step will read. `asked`: which entries count, by value (`verifier.bounds.influence`).
     """
-    trace = Trace(program, [(l, u)], within=within)
+    trace = Trace(program, [(l, u)], within=within, asked=asked or {})
     done: set[int] = set()  # a value's box is final once a nonlinear step has read it
     for k in range(1, len(program.steps)):
         step = program.steps[k]
@@ -197,7 +200,8 @@ def relax(trace: Trace, k: int) -> Lines | Planes:
 
 
 def loose_entries(trace: Trace, value: int) -> Tensor:
-    """Where a tighter box of a value could noticeably tighten the lines of a step that reads it: bool (D, *shape).
+    """Where a tighter box of a value could noticeably tighten the lines of a step that reads it, and counts: bool (D,
+    *shape).
 
     The boxes of a joint reader's other inputs may not be there yet: all entries count then.
     """
@@ -214,4 +218,6 @@ def loose_entries(trace: Trace, value: int) -> Tensor:
                 found |= trace.boxes[value][1] > trace.boxes[value][0]
         elif isinstance(step.op, Nonlinear):
             found |= step.op.loose(*trace.boxes[value])
+    if value in trace.asked:
+        found &= trace.asked[value].view(found.shape[1:])
     return found

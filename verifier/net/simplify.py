@@ -97,6 +97,7 @@ merged and replaced, exactly in real arithmetic, each rewrite saying why. What f
                and HardSwish are so however they are spelled
   extremes     no Max or Min of floating-point numbers (Sub, Relu, MaxJoin or MinJoin; with finite constants Add, Relu,
                Add), no MaxPool, ReduceMax, ReduceMin and ReduceProd over up to 9 entries, while the graph is small
+  order        no ArgMax or ArgMin of a softmax (of its argument instead)
   ReLUs        no pairs of opposite neurons between two Linears, where they are many; sums of ReLUs of one number are
                Tables
   products     no Einsum of two variables that is a MatMul or Mul of them (with Transposes and Reshapes); no MatMul of a
@@ -136,6 +137,7 @@ from verifier.net import rewrites_extremes as extremes
 from verifier.net import rewrites_functions as functions
 from verifier.net import rewrites_gates as gates
 from verifier.net import rewrites_moves as moves
+from verifier.net import rewrites_order as order
 from verifier.net import rewrites_relus as relus
 from verifier.net import rewrites_shares as shares
 from verifier.net import rules_affine, rules_moves, rules_other, rules_recurrent, rules_resize  # noqa: F401
@@ -323,6 +325,7 @@ REST = joined(
     gates.RULES,
     extremes.RULES,
     einsum.RULES,
+    order.RULES,
     {"Linear": (relus.lookup,)},
 )
 TIDYING: tuple[Rewrite, ...] = (drop_dead, drop_identities, merge_transposes, merge_reshapes)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from verifier.bounds.crown import crown_trace
+from verifier.bounds.crown import ALL_SECONDS, crown_trace
 from verifier.bounds.dual import Settings
 from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program
@@ -38,6 +38,7 @@ from verifier.search.leaves import certified, explicit, solve_leaf
 
 PREFERRED = 6  # columns remembered per case, for splits of several levels
 FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
+ROOT_SHARE = 0.4  # of the time that is left, for the intermediate boxes of the root
 TIGHTENING_SHARE = 0.2  # of the time that is left
 FINE_COST = 4.0  # the root in float64 against the root in float32, with something to spare
 FINE_SHARE = 0.2  # of the time that is left
@@ -120,7 +121,7 @@ class NeuronSearch(Search):
         box, begin = self.fresh.take(slice(index, index + 1)), time.monotonic()
         program = self.parts.program if self.parts.trusted else self._in_float64()[0]
         l, u = box.lower.to(program.dtype), box.upper.to(program.dtype)
-        trace = crown_trace(program, l, u, self.parts.limit.rows)
+        trace = crown_trace(program, l, u, self.parts.limit.rows, None, self._rows(box), self._root_seconds())
         self.stats["domains"] += 1
         if not self._refute(trace, index):
             return None
@@ -134,9 +135,18 @@ class NeuronSearch(Search):
         hides what the network does.
         """
         program, _ = self._in_float64()
-        trace = crown_trace(program, box.lower.double(), box.upper.double(), self.parts.limit.rows)
+        limit = self.parts.limit.rows
+        l, u = box.lower.double(), box.upper.double()
+        trace = crown_trace(program, l, u, limit, None, self._rows(box), self._root_seconds())
         self._refute(trace, index)
-        return trace_values(self.parts.program, box.lower, box.upper, self.parts.limit.rows, known(trace))
+        return trace_values(self.parts.program, box.lower, box.upper, limit, known(trace), None, trace.asked)
+
+    def _root_seconds(self) -> float:
+        return min(ALL_SECONDS, ROOT_SHARE * self.deadline.left())
+
+    def _rows(self, box: Domains) -> Tensor:
+        """The rows of a region's open disjuncts."""
+        return self.parts.targets.coef[self.parts.targets.pick(box.region, box.open).row]
 
     def _refute(self, trace: Trace, index: int) -> bool:
         """Closes the disjuncts of a region that rows bounded backward on a trace refute; whether any stays open."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds.base import RowBounds
+from verifier.bounds.base import RowBounds, widest
 from verifier.bounds.interval import rows_from_box
 from verifier.bounds.program import BLOCK
 from verifier.bounds.trace import Trace
@@ -85,9 +85,22 @@ def step_back(trace: Trace, k: int, rows: Rows, count: int) -> None:
     else:
         parts = (_relaxed(trace, rows, k, a, count),)
     for i, part in zip(step.inputs, parts):
+        if not trace.moves(i):
+            settle(trace, rows, i, part)
+            continue
         if trace.program.reads[i] > 1 and isinstance(step.op, Affine) and k not in trace.rounding:
             charge_for(trace, rows, part, trace.product_weight(i))  # its addition to the others rounds
         rows.live[i] = rows.live[i] + part if i in rows.live else part
+
+
+def settle(trace: Trace, rows: Rows, value: int, a: Tensor) -> None:
+    """Minimises a (N, *shape) over the box of a value that stands still: its part of the rows ends here."""
+    l, u = (t.reshape(trace.domains, 1, -1) for t in trace.boxes[value])
+    wide = a.reshape(trace.domains, -1, l.shape[-1])
+    low = block_sum(wide.clamp(min=0).mul_(l).add_(wide.clamp(max=0).mul_(u)))
+    mass = block_sum(wide.abs().mul_(torch.maximum(l.abs(), u.abs())))
+    rows.bias += low.flatten()
+    rows.charge.add_(mass.flatten(), alpha=trace.program.sum_error)
 
 
 def finish(trace: Trace, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,18 +202,21 @@ def seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
         unit.scatter_(1, flat[:, None], sign[:, None])
         zero = torch.zeros_like(sign)
         return Rows({value: unit.reshape(-1, *trace.program.shapes[value])}, zero, zero.clone()), value
-    parts: dict[int, Tensor] = {}
-    for i, part in zip(trace.program.steps[value].inputs, op.rows(flat, sign)):
-        parts[i] = parts[i] + part if i in parts else part  # a step may read the same value twice
     bias = trace.offsets[value][flat] * sign if value in trace.offsets else torch.zeros_like(sign)
     charge = trace.weights[value][flat] if value in trace.weights else torch.zeros_like(sign)
-    return Rows(parts, bias, charge), value - 1
+    rows = Rows({}, bias, charge)
+    for i, part in zip(trace.program.steps[value].inputs, op.rows(flat, sign)):
+        if not trace.moves(i):
+            settle(trace, rows, i, part)
+        else:  # a step may read the same value twice
+            rows.live[i] = rows.live[i] + part if i in rows.live else part
+    return rows, value - 1
 
 
 def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
     """Backward bounds of rows (D, S, p) over the output, given a trace."""
-    widest = max(size(s) for s in trace.program.shapes)
-    block = max(1, int(limit // max(1, trace.domains * widest * rows.element_size())))
+    entries = trace.domains * widest(trace.program, trace.still)
+    block = max(1, int(limit // max(1, entries * rows.element_size())))
     l, u = trace.boxes[0]
     parts = []
     for part in rows.split(block, dim=1):
@@ -238,6 +254,7 @@ def steepness(trace: Trace, rows: Tensor) -> Tensor:
             slope = step.op.typical_slope(*trace.boxes[i]).unsqueeze(1)
             parts = ((a.reshape(domains, count, *a.shape[1:]) * slope).flatten(0, 1).reshape(-1, *program.shapes[i]),)
         for i, part in zip(step.inputs, parts):
-            live[i] = live[i] + part if i in live else part
+            if trace.moves(i):
+                live[i] = live[i] + part if i in live else part
     a = live.pop(0, None)
     return rows.new_zeros((domains, count, program.n_in)) if a is None else a.reshape(domains, count, -1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verifier.bounds import METHODS
 from verifier.bounds.backward import backward, concretise, final_rows, seed
-from verifier.bounds.base import RowBounds
+from verifier.bounds.base import Part, RowBounds, widest
 from verifier.bounds.entries import bound_entries
 from verifier.bounds.forward import Walker
 from verifier.bounds.program import Program
@@ -35,8 +35,8 @@ def by_crown(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
     # Loose entries first; domains with fewer than `most` are padded with settled ones, for which a second bound does
     # no harm.
     index = torch.topk(loose.to(torch.uint8) if loose.device.type == "cpu" else loose.float(), most, dim=1).indices
-    widest = max(size(s) for s in trace.program.shapes[: value + 1])
-    block = max(1, int(limit // max(1, 2 * trace.domains * widest * l.element_size())))
+    most_entries = max(size(s) for k, s in enumerate(trace.program.shapes[: value + 1]) if trace.moves(k))
+    block = max(1, int(limit // max(1, 2 * trace.domains * most_entries * l.element_size())))
     x_l, x_u = trace.boxes[0]
     new_l, new_u = l.clone(), u.clone()
     for part in index.split(block, dim=1):
@@ -96,24 +96,31 @@ class Tightener:
     for every loose entry.
     """
 
-    def __init__(self, program: Program, l: Tensor, u: Tensor):
+    def __init__(self, program: Program, l: Tensor, u: Tensor, still: Part | None = None):
         self.walker = Walker(program, l, u)
-        self.columns, self.widest = self.walker.width + 1, max(size(s) for s in program.shapes)
+        self.columns, self.widest = self.walker.width + 1, widest(program, still)
 
     def __call__(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
         planes = 2 * self.columns * self.widest * trace.domains * loose.new_zeros(0, dtype=trace.program.dtype).itemsize
         if planes <= limit and int(loose.reshape(trace.domains, -1).sum(1).max()) > PLANES_PAY * self.columns:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
-        if trace.domains == 1 and trace.within is None:
+        if trace.domains == 1 and trace.within is None and trace.still is None:
             by_entries(trace, value, loose, limit)
         else:
             by_crown(trace, value, loose, limit)
 
 
-def crown_trace(program: Program, l: Tensor, u: Tensor, limit: int, within: Halfspaces | None = None) -> Trace:
+def crown_trace(
+    program: Program,
+    l: Tensor,
+    u: Tensor,
+    limit: int,
+    within: Halfspaces | None = None,
+    still: Part | None = None,
+) -> Trace:
     """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes."""
-    return trace_values(program, l, u, limit, Tightener(program, l, u), within)
+    return trace_values(program, l, u, limit, Tightener(program, l, u, still), within, still)
 
 
 @METHODS.add("crown")
@@ -121,17 +128,23 @@ class Crown:
     """Intermediate boxes of loose entries and rows over the output, all by backward passes."""
 
     @staticmethod
-    def entries(program: Program, rows: int, moving: int) -> int:
+    def entries(program: Program, rows: int, moving: int, still: Part | None = None) -> int:
         """Entries of the largest coefficient tensor per domain, if every intermediate row is needed."""
         most = rows
         for step in program.steps[1:]:
             for i in step.inputs if isinstance(step.op, Nonlinear) else ():
-                if not program.exact[i]:
+                if not program.exact[i] and (still is None or still.moves[i]):
                     most = max(most, 2 * size(program.shapes[i]))
-        return most * max(size(s) for s in program.shapes)
+        return most * widest(program, still)
 
     @staticmethod
     def run(
-        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+        program: Program,
+        l: Tensor,
+        u: Tensor,
+        rows: Tensor,
+        limit: int,
+        within: Halfspaces | None = None,
+        still: Part | None = None,
     ) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit, within), rows, limit)
+        return final_rows(crown_trace(program, l, u, limit, within, still), rows, limit)

@@ -8,7 +8,7 @@ lines drawn in these boxes. (The forward mode of Xu et al., arXiv 2002.12920, in
 
 Every value z carries L(t) - e <= z <= U(t) + e, affine in t in [-1, 1]^k, one t_j for each dimension that moves, where
 x = c + r t covers the box; e >= 0 collects rounding errors. Which dimensions move may differ between domains; what does
-not move is in c exactly.
+not move is in c exactly, and what hardly moves, because its ends were rounded, is in e.
 
 Affine y = M z + b: with C = (L + U) / 2 and R = (U - L) / 2, |z - C(t)| <= R(t) + e, so y lies in M C(t) + b ± (|M|
 R(t) + |M| e). Column j of the planes is off by at most gamma |M| (|C_j| + |R_j|) + gamma |b|, and |t_j| <= 1: all
@@ -26,11 +26,11 @@ from torch import Tensor
 
 from verifier.bounds import METHODS
 from verifier.bounds.backward import final_rows
-from verifier.bounds.base import RowBounds, moving
+from verifier.bounds.base import Part, RowBounds, thin, widest
 from verifier.bounds.program import Program, Step
 from verifier.bounds.trace import Trace, trace_values
 from verifier.clip.constraints import Halfspaces
-from verifier.ops.base import Affine, Joint, Move, gamma, size
+from verifier.ops.base import Affine, Joint, Move, gamma
 
 Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e
 
@@ -44,13 +44,15 @@ class Walker:
         eps = torch.finfo(l.dtype).eps
         c = l + (u - l) / 2
         r = torch.maximum(u - c, c - l) * (1 + 2 * eps)
-        width = moving(l, u)
+        narrow = thin(l, u)
+        rest, r = torch.where(narrow, r, 0.0), torch.where(narrow, 0.0, r)
+        width = int((r > 0).sum(1).max()) if r.numel() else 0
         at = torch.topk((r > 0).to(torch.uint8 if l.device.type == "cpu" else l.dtype), width, dim=1).indices
         columns = torch.zeros((len(l), width, l.shape[1]), dtype=l.dtype, device=l.device)
         columns.scatter_(2, at.unsqueeze(2), r.gather(1, at).unsqueeze(2))
         start = torch.cat([c.unsqueeze(1), columns], 1)
         self.program, self.width = program, width
-        self.planes: dict[int, Planes] = {0: (start, start, torch.zeros_like(l))}
+        self.planes: dict[int, Planes] = {0: (start, start, rest)}
         self.at = 0
 
     def tighten(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
@@ -58,13 +60,16 @@ class Walker:
         while self.at < value:
             self.at += 1
             step = self.program.steps[self.at]
+            if not trace.moves(self.at):
+                continue
+            inputs = [self.planes[i] if trace.moves(i) else self._flat(trace, i) for i in step.inputs]
             if isinstance(step.op, Affine):
-                self.planes[self.at] = _affine(step, self._inputs(step))
+                self.planes[self.at] = _affine(step, inputs)
             elif isinstance(step.op, Joint):
-                inputs, fan = self._inputs(step), trace.lines[self.at].fan
+                fan = trace.lines[self.at].fan
                 self.planes[self.at] = _enclosed(trace, self.at, inputs) if fan else self._flat(trace, self.at)
             else:
-                self.planes[self.at] = _relaxed(trace, self.at, self._inputs(step)[0])
+                self.planes[self.at] = _relaxed(trace, self.at, inputs[0])
             for i in step.inputs:
                 if max(self.program.consumers[i]) <= self.at:
                     self.planes.pop(i, None)
@@ -77,13 +82,12 @@ class Walker:
         trace.boxes[value] = (torch.where(crossed, l, below), torch.where(crossed, u, above))
 
     def _flat(self, trace: Trace, value: int) -> Planes:
-        """The box as planes without slope: what is carried through a joint step whose planes cannot be pushed."""
+        """The box as planes without slope: of what stands still, and what is carried through a joint step whose planes
+        cannot be pushed.
+        """
         l, u = trace.boxes[value]
         rest = l.new_zeros((l.shape[0], self.width, *l.shape[1:]))
         return tuple(torch.cat([t.unsqueeze(1), rest], 1) for t in (l, u)) + (torch.zeros_like(l),)
-
-    def _inputs(self, step: Step) -> list[Planes]:
-        return [self.planes[i] for i in step.inputs]
 
 
 def _spread(plane: Tensor) -> Tensor:
@@ -172,13 +176,19 @@ class Forward:
     """Intermediate boxes from forward planes, rows over the output by CROWN."""
 
     @staticmethod
-    def entries(program: Program, rows: int, moving: int) -> int:
+    def entries(program: Program, rows: int, moving: int, still: Part | None = None) -> int:
         """Entries of the largest tensor per domain."""
-        return max(rows, 2 * (moving + 1)) * max(size(s) for s in program.shapes)
+        return max(rows, 2 * (moving + 1)) * widest(program, still)
 
     @staticmethod
     def run(
-        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+        program: Program,
+        l: Tensor,
+        u: Tensor,
+        rows: Tensor,
+        limit: int,
+        within: Halfspaces | None = None,
+        still: Part | None = None,
     ) -> RowBounds:
         walker = Walker(program, l, u)
-        return final_rows(trace_values(program, l, u, limit, walker.tighten), rows, limit)
+        return final_rows(trace_values(program, l, u, limit, walker.tighten, still=still), rows, limit)

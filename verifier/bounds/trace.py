@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from verifier.bounds.base import Part
 from verifier.bounds.interval import outward, step_interval
 from verifier.bounds.program import Program
 from verifier.clip.centred import Forms
@@ -66,6 +67,12 @@ class Trace:
     planes: dict[int, list[tuple[Tensor, Forms]]] = field(default_factory=dict)
     # Half-spaces of the input: what is known need hold for the points within them only.
     within: Halfspaces | None = None
+    # What stands still in these domains: such values have boxes where others read them, and nothing else.
+    still: Part | None = None
+
+    def moves(self, value: int) -> bool:
+        """Whether a value is walked over at all."""
+        return self.still is None or self.still.moves[value]
 
     @property
     def domains(self) -> int:
@@ -122,18 +129,22 @@ def trace_values(
     limit: int,
     tighten: Tighten,
     within: Halfspaces | None = None,
+    still: Part | None = None,
 ) -> Trace:
     """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a
-    nonlinear step will read.
+    nonlinear step will read. Of what stands `still` only the boxes that others read are there, None elsewhere.
     """
-    trace = Trace(program, [(l, u)], within=within)
+    trace = Trace(program, [(l, u)], within=within, still=still)
     done: set[int] = set()  # a value's box is final once a nonlinear step has read it
     for k in range(1, len(program.steps)):
         step = program.steps[k]
+        if not trace.moves(k):
+            trace.boxes.append(still.boxes.get(k))
+            continue
         if isinstance(step.op, Nonlinear):
             for i in set(step.inputs) - done:
                 done.add(i)
-                if not program.exact[i]:
+                if trace.moves(i) and not program.exact[i]:
                     tighten(trace, i, loose_entries(trace, i), limit)
         low, high, magnitude = step_interval(step, [trace.boxes[i] for i in step.inputs])
         trace.boxes.append((low, high))
@@ -204,6 +215,8 @@ def loose_entries(trace: Trace, value: int) -> Tensor:
     found = torch.zeros_like(trace.boxes[value][0], dtype=torch.bool)
     for c in trace.program.consumers[value]:
         step = trace.program.steps[c]
+        if not trace.moves(c):
+            continue
         if isinstance(step.op, Joint):
             if max(step.inputs) < len(trace.boxes):
                 loose = step.op.worth(*(trace.boxes[i] for i in step.inputs))

@@ -28,9 +28,11 @@ from torch import Tensor
 from verifier.attack.pgd import Attack, Found
 from verifier.attack.sweep import sweep
 from verifier.bounds.backward import concretise
+from verifier.bounds.base import RowBounds
 from verifier.bounds.chunks import Limits, bound_rows
 from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
+from verifier.bounds.still import Still
 from verifier.bounds.targets import Picked, Targets, best_rows
 from verifier.branching import HEURISTICS
 from verifier.clip.constraints import Halfspaces
@@ -78,6 +80,7 @@ class Parts:
     limit: Limits
     memory: int  # bytes the pool may take
     trusted: bool  # whether the error terms hold for float32 here; otherwise every refutation is repeated in float64
+    still: Still | None = None  # what stands still in regions, where that spares much; of `program`
 
 
 class Search:
@@ -273,9 +276,7 @@ class Search:
         targets = self.parts.targets
         picked = targets.pick(domains.region, domains.open)
         p, within = self.parts, self._within(domains, picked)
-        bounds = bound_rows(
-            p.program, domains.lower, domains.upper, targets.coef, picked.row, self.method, p.limit, within
-        )
+        bounds = self._rows(p.program, targets, domains, picked, within)
         lb = bounds.lb.double() + picked.const
         closed = targets.refuted(picked, lb)
         open = domains.open & ~closed
@@ -318,6 +319,16 @@ class Search:
         kept.prefer = preference.argmax(1)
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
 
+    def _rows(
+        self, program: Program, targets: Targets, domains: Domains, picked: Picked, within: Halfspaces | None
+    ) -> RowBounds:
+        """Bounds of the picked rows, in the program's precision."""
+        l, u = domains.lower.to(program.dtype), domains.upper.to(program.dtype)
+        coef, row, still = targets.coef, picked.row, self.parts.still
+        if still is None:
+            return bound_rows(program, l, u, coef, row, self.method, self.parts.limit, within)
+        return still.bound(program, l, u, domains.region, coef, row, self.method, self.parts.limit, within)
+
     def _within(self, domains: Domains, picked: Picked) -> Halfspaces | None:
         """The half-spaces to bound within, if that pays: now and then a few domains are bounded both ways."""
         within = self.clipper.within(domains)
@@ -327,7 +338,7 @@ class Search:
             some = torch.nonzero((within.g != 0).flatten(1).any(1)).squeeze(1)[:SAMPLE]
             few, rows, p, scores = domains.take(some), picked.at(some), self.parts, []
             for planes in (None, within.at(some)):
-                b = bound_rows(p.program, few.lower, few.upper, p.targets.coef, rows.row, self.method, p.limit, planes)
+                b = self._rows(p.program, p.targets, few, rows, planes)
                 scores.append(best_rows(rows, b.lb.double() + rows.const, few.open)[0])
             self.clipper.weigh(*scores)
         if not self.clipper.deep:
@@ -340,22 +351,13 @@ class Search:
         if self.fine is None:
             p = self.parts
             self.fine = (
-                Program(p.problem.network, torch.float64, p.program.device),
+                p.still.fine if p.still is not None else Program(p.program.network, torch.float64, p.program.device),
                 Targets(p.problem, torch.float64, p.program.device),
             )
         program, targets = self.fine
         self.stats["rechecked in float64"] += len(domains)
         picked = targets.pick(domains.region, open)
-        bounds = bound_rows(
-            program,
-            domains.lower.double(),
-            domains.upper.double(),
-            targets.coef,
-            picked.row,
-            self.method,
-            self.parts.limit,
-            within,
-        )
+        bounds = self._rows(program, targets, domains, picked, within)
         return targets.refuted(picked, bounds.lb + picked.const)
 
     # --- counterexamples

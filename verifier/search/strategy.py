@@ -14,9 +14,11 @@ from verifier.attack.pgd import Attack
 from verifier.bounds import METHODS
 from verifier.bounds.chunks import limits
 from verifier.bounds.program import Program
+from verifier.bounds.still import Still, affordable
 from verifier.bounds.targets import Targets
 from verifier.config import Config
-from verifier.events import Deadline, Listener
+from verifier.events import Deadline, Event, Listener
+from verifier.net.apart import apart
 from verifier.ops.pointwise import Pointwise
 from verifier.problem import Problem
 from verifier.result import UsageError, Verdict, Witness
@@ -28,6 +30,7 @@ ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked befo
 FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if neurons can be split as well
 MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
 KINDS = {"input": Search, "neurons": NeuronSearch}
+MANY_REGIONS = 16  # from so many on it is asked what stands still in them
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
 
 
@@ -137,8 +140,32 @@ def solve(
             plan.unbounded, deadline
         )
     parts = replace(parts, memory=parts.memory // len(plan.splits))
-    members = {f"splitting {s}": KINDS[s](parts, config, deadline, listener) for s in plan.splits}
+    members = {}
+    for s in plan.splits:
+        mine = parts if s != "input" else with_still(parts, config, listener)
+        members[f"splitting {s}"] = KINDS[s](mine, config, deadline, listener)
     return Portfolio(members, deadline, listener).run()
+
+
+def with_still(parts: Parts, config: Config, listener: Listener) -> Parts:
+    """The parts with a program that walks over what moves alone, where most of the network stands still in a region.
+
+    The rows of tables are taken apart for it, so that one may move while others stand still.
+    """
+    problem, program = parts.problem, parts.program
+    if len(problem.lower) < MANY_REGIONS or not affordable(program):
+        return parts
+    network = apart(problem.network)
+    if network is not problem.network:
+        program = Program(network, program.dtype, program.device)
+    fine = Program(network, torch.float64, program.device)
+    ends = (torch.from_numpy(t).to(program.device) for t in (problem.lower, problem.upper))
+    still = Still(program, fine, *ends)
+    if not still.pays():
+        return parts
+    facts = {"share that moves": round(still.share, 3), "groups of regions": len(still.moves)}
+    listener(Event("search", "bounding what moves alone", facts))
+    return replace(parts, program=program, still=still)
 
 
 def trusts_float32(program: Program) -> bool:

@@ -94,6 +94,7 @@ def bound_rows(
     """
     limit = limit or limits(l.device)
     run, entries = METHODS[method].run, METHODS[method].entries
+    moves = () if still is None else (still,)
 
     def one(cut: slice, row_bytes: int = limit.rows) -> RowBounds:
         more = {} if within is None else {"within": within.at(cut)}
@@ -101,7 +102,7 @@ def bound_rows(
             more["still"] = still.at(cut)
         return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, **more)
 
-    bytes_each = entries(program, row.shape[1], moving(l, u), still) * l.element_size()
+    bytes_each = entries(program, row.shape[1], moving(l, u), *moves) * l.element_size()
     bytes_each = max(1, bytes_each)
     chunk = max(1, min(len(l), max(limit.chunk // bytes_each, min(FEW, limit.few // bytes_each))))
     threads = torch.get_num_threads() if l.device.type == "cpu" else 1

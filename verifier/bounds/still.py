@@ -7,7 +7,7 @@ it is as wide as rounding makes it), and regions that agree in all that the valu
 domain then walk over the values that move alone; a row that arrives at a value that stands still is minimised over its
 box (`verifier.bounds.backward.settle`).
 
-Regions in which the same values move form a group. A batch is bounded group by group.
+Regions in which the same values move form a group, and small groups one together. A batch is bounded group by group.
 
 Why it is sound. A box of a value over a whole region, by intervals from the region's own ends, holds in every part of
 it, whether or not the value depends on what moves. So a wrong answer to what moves could make bounds loose, never
@@ -39,6 +39,7 @@ MOST_ENTRIES = 1 << 27  # numbers that finding out what depends on what may take
 TABLE_BYTES = 512 << 20  # of all boxes that are kept
 BLOCK_ENTRIES = 1 << 21  # of a block of boxes that is worked on at once
 WORTH = 0.5  # share of the values' entries that may move on the average, for this to pay
+SMALL = 0.04  # share of the regions below which a group is not worth a walk of its own
 LEAST_REGIONS = 4.0  # of a group on the average: every group costs a walk of its own
 
 
@@ -56,10 +57,21 @@ class Still:
         reached[~reached[:, -1]] = True  # a result that stands still is left to those who bound everything
         groups, group = torch.unique(reached, dim=0, return_inverse=True)
         self.group = group[pattern]  # (R,)
+        groups = self._merge_small(groups)
         self.moves = [tuple(row.tolist()) for row in groups]
         self.frontiers = [self._frontier(moves) for moves in self.moves]
         self.places: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self.tables: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def _merge_small(self, groups: Tensor) -> Tensor:
+        """Groups (G, K) bool with those of few regions made one: in it moves what moves in any of them."""
+        count = torch.bincount(self.group, minlength=len(groups))
+        small = count < SMALL * len(self.group)
+        if int(small.sum()) < 2:
+            return groups
+        place = torch.where(small, 0, (~small).cumsum(0))
+        self.group = place[self.group]
+        return torch.cat([groups[small].any(0, keepdim=True), groups[~small]])
 
     def _frontier(self, moves: Sequence[bool]) -> list[int]:
         read = {i for k, step in enumerate(self.fine.steps) if k and moves[k] for i in step.inputs}

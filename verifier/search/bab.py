@@ -122,11 +122,13 @@ class Search:
         `done` says whether nothing is left open.
         """
         fresh = self.fresh = self._regions()
+        if self.parts.still is not None:  # those that are bounded together come together
+            fresh = fresh.take(torch.argsort(self.parts.still.group, stable=True))
         self.scale = (fresh.upper - fresh.lower).amax(0).clamp(min=torch.finfo(fresh.lower.dtype).tiny)
         self._attack(self.config.attack.share)
         while self.witness is None and not self.deadline.passed():
             if self.at < len(fresh):
-                count = min(self._batch(), len(fresh) - self.at)
+                count = min(self._batch(), self._together(fresh.region[self.at :]))
                 children = fresh.take(slice(self.at, self.at + count))
                 self.at += count
             elif len(self.pool):
@@ -188,10 +190,27 @@ class Search:
             return min(most, 64)
         return int(max(1, min(most, self.rate * min(ROUND_SECONDS, max(0.05, self.deadline.left() / 4)))))
 
+    def _together(self, left: Tensor) -> int:
+        """How many of the regions left are bounded in one go, at most: those of the first one's group."""
+        if self.parts.still is None:
+            return len(left)
+        group = self.parts.still.group[left]
+        return int((group == group[0]).sum())
+
+    def _largest_group(self) -> Tensor | None:
+        """Where the waiting domains belong to the group that has most of them: a round of one group has the overhead
+        of one. None where there are no groups.
+        """
+        still, held = self.parts.still, self.pool.held
+        if still is None:
+            return None
+        group = still.group[held.region]
+        return group == torch.bincount(group).argmax()
+
     def _children(self) -> Domains:
         """Takes domains from the pool and splits them."""
         batch = max(2, self._batch())
-        parents = self.pool.pop(max(1, batch // 2))
+        parents = self.pool.pop(max(1, batch // 2), self._largest_group())
         children, whole = split(parents)
         stuck = int(whole.sum())
         if stuck:

@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.base import RowBounds, widest
+from verifier.bounds.fine import in_float32, in_float64
 from verifier.bounds.interval import rows_from_box
-from verifier.bounds.program import BLOCK
+from verifier.bounds.program import BLOCK, Program
 from verifier.bounds.trace import Trace
 from verifier.ops.base import Affine, Joint, size
 
@@ -213,10 +214,13 @@ def seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
     return rows, value - 1
 
 
-def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
-    """Backward bounds of rows (D, S, p) over the output, given a trace."""
+def final_rows(trace: Trace, rows: Tensor, limit: int, fine: Program | None = None) -> RowBounds:
+    """Backward bounds of rows (D, S, p) over the output, given a trace. With `fine`, the program in float64, the rows
+    are float64 and walked in that precision, and so is `lb`.
+    """
     entries = trace.domains * widest(trace.program, trace.still)
     block = max(1, int(limit // max(1, entries * rows.element_size())))
+    coarse, trace = trace, trace if fine is None else in_float64(trace, fine)
     l, u = trace.boxes[0]
     parts = []
     for part in rows.split(block, dim=1):
@@ -231,7 +235,10 @@ def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
         low = concretise(plane, l, u) + bias
         low = torch.where(torch.isfinite(low), low, -float("inf"))
         low = torch.maximum(low, rows_from_box(part, *trace.boxes[trace.program.output]))
-        parts.append(RowBounds(low, plane, bias, steepness(trace, part), charge))
+        if fine is not None:
+            plane, bias = in_float32(plane, bias, l, u)
+        slope = steepness(coarse, part.to(coarse.boxes[0][0].dtype))
+        parts.append(RowBounds(low, plane, bias, slope, charge.to(slope.dtype)))
     return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t, 1) for t in zip(*parts)))
 
 

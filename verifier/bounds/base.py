@@ -1,11 +1,12 @@
 """What a bounding method returns, and how it is called.
 
-A method has `run(program, l, u, rows, limit, within, still) -> RowBounds`: l, u (D, m) are boxes of the input, rows
-(D, S, p) are coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks are
-cut to it); what it finds need hold only within the half-spaces `within`, which it may make use of; `still` says what
-stands still in all of the domains (`verifier.bounds.still`). And `entries(program, rows, moving, still) -> int`, the
-size of its largest working tensor per domain where so many dimensions move, from which chunks are cut before memory is
-taken.
+A method has `run(program, l, u, rows, limit, within, still, fine) -> RowBounds`: l, u (D, m) are boxes of the input,
+rows (D, S, p) are coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks
+are cut to it); what it finds need hold only within the half-spaces `within`, which it may make use of; `still` says
+what stands still in all of the domains (`verifier.bounds.still`); with `fine`, the program in float64, the rows are
+float64 and their bounds are meant to be as exact as that allows (`verifier.bounds.fine`). And `entries(program, rows,
+moving, still) -> int`, the size of its largest working tensor per domain where so many dimensions move, from which
+chunks are cut before memory is taken.
 """
 
 from __future__ import annotations
@@ -90,4 +91,5 @@ class Method(Protocol):
         limit: int,
         within: Halfspaces | None = None,
         still: Part | None = None,
+        fine: Program | None = None,
     ) -> RowBounds: ...

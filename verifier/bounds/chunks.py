@@ -86,9 +86,11 @@ def bound_rows(
     limit: Limits | None = None,
     within: Halfspaces | None = None,
     still: Part | None = None,
+    fine: Program | None = None,
 ) -> RowBounds:
     """Bounds of rows coef[row] over boxes l, u (D, m) by a registered method, in chunks; coef (U, p), row (D, S).
-    With `within`, bounds that hold within those half-spaces; `still`: what stands still in all of the domains.
+    With `within`, bounds that hold within those half-spaces; `still`: what stands still in all of the domains; with
+    `fine` (and coef in float64) the rows are bounded in float64 (`verifier.bounds.fine`).
 
     See `RowBounds`. Raises the device's out-of-memory error only when a few rows of a single domain do not fit.
     """
@@ -100,6 +102,8 @@ def bound_rows(
         more = {} if within is None else {"within": within.at(cut)}
         if still is not None:
             more["still"] = still.at(cut)
+        if fine is not None:
+            more["fine"] = fine
         return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, **more)
 
     bytes_each = entries(program, row.shape[1], moving(l, u), *moves) * l.element_size()

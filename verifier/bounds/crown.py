@@ -146,5 +146,6 @@ class Crown:
         limit: int,
         within: Halfspaces | None = None,
         still: Part | None = None,
+        fine: Program | None = None,
     ) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit, within, still), rows, limit)
+        return final_rows(crown_trace(program, l, u, limit, within, still), rows, limit, fine)

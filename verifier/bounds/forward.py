@@ -206,6 +206,7 @@ class Forward:
         limit: int,
         within: Halfspaces | None = None,
         still: Part | None = None,
+        fine: Program | None = None,
     ) -> RowBounds:
         walker = Walker(program, l, u)
-        return final_rows(trace_values(program, l, u, limit, walker.tighten, still=still), rows, limit)
+        return final_rows(trace_values(program, l, u, limit, walker.tighten, still=still), rows, limit, fine)

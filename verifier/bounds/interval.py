@@ -94,7 +94,9 @@ class Interval:
         limit: int,
         within: Halfspaces | None = None,
         still: Part | None = None,
+        fine: Program | None = None,
     ) -> RowBounds:
+        rows = rows.to(l.dtype)  # of intervals rows in float64 are not worth a pass
         values: list[Box | None] = [(l, u)]
         for k, step in enumerate(program.steps[1:], 1):
             if still is not None and not still.moves[k]:

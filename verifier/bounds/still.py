@@ -124,6 +124,7 @@ class Still:
         method: str,
         limit: Limits,
         within: Halfspaces | None = None,
+        fine: Program | None = None,
     ) -> RowBounds:
         """As `bound_rows`, for domains in regions (D,) of any groups."""
         group = self.group[region]
@@ -132,7 +133,7 @@ class Still:
             if len(some):
                 part = self.part(int(group[some[0]]), region[some], program.dtype)
                 planes = None if within is None else within.at(some)
-                parts.append(bound_rows(program, l[some], u[some], coef, row[some], method, limit, planes, part))
+                parts.append(bound_rows(program, l[some], u[some], coef, row[some], method, limit, planes, part, fine))
         return join(parts).at(torch.argsort(order))
 
     def _different(self, value: int) -> tuple[Tensor, Tensor]:

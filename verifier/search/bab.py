@@ -30,6 +30,7 @@ from verifier.attack.sweep import sweep
 from verifier.bounds.backward import concretise
 from verifier.bounds.base import RowBounds
 from verifier.bounds.chunks import Limits, bound_rows
+from verifier.bounds.fine import usable
 from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
 from verifier.bounds.still import Still
@@ -46,6 +47,7 @@ from verifier.search.domains import Domains, Pool, split
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 FAIR = 128  # domains from which the measured rate counts, or the time that they would take at that rate
 SAMPLE = 128  # domains on which deep clipping is weighed
+OFTEN = 0.05  # share of domains bounded again in float64 from which rows are bounded in float64 at once
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
 GRADIENT_COST = 3.0  # a gradient step against running the network forward
@@ -104,6 +106,7 @@ class Search:
             "most domains waiting": 0,
         }
         self.fine: tuple[Program, Targets] | None = None
+        self.often = False  # whether float32 leaves much to float64
         self.rate = 0.0  # domains bounded per second
         self.started = time.monotonic()
         self.attacks, self.point_seconds = 0, 0.0
@@ -343,10 +346,19 @@ class Search:
     ) -> RowBounds:
         """Bounds of the picked rows, in the program's precision."""
         l, u = domains.lower.to(program.dtype), domains.upper.to(program.dtype)
-        coef, row, still = targets.coef, picked.row, self.parts.still
+        coef, row, still, fine = targets.coef, picked.row, self.parts.still, None
+        if self._rows_in_float64(program):
+            fine, targets = self._fine()
+            coef = targets.coef
         if still is None:
-            return bound_rows(program, l, u, coef, row, self.method, self.parts.limit, within)
-        return still.bound(program, l, u, domains.region, coef, row, self.method, self.parts.limit, within)
+            return bound_rows(program, l, u, coef, row, self.method, self.parts.limit, within, fine=fine)
+        return still.bound(program, l, u, domains.region, coef, row, self.method, self.parts.limit, within, fine)
+
+    def _rows_in_float64(self, program: Program) -> bool:
+        """Whether so many domains had to be bounded again in float64 that their rows go there at once."""
+        often = self.stats["rechecked in float64"] >= max(FAIR, OFTEN * self.stats["domains"])
+        self.often = self.often or (often and self.parts.trusted)
+        return self.often and usable(program)
 
     def _within(self, domains: Domains, picked: Picked) -> Halfspaces | None:
         """The half-spaces to bound within, if that pays: now and then a few domains are bounded both ways."""
@@ -367,17 +379,21 @@ class Search:
 
     def _closed_in_float64(self, domains: Domains, open: Tensor, within: Halfspaces | None) -> Tensor:
         """Disjuncts (D, K) that float64 refutes, within half-spaces."""
+        program, targets = self._fine()
+        self.stats["rechecked in float64"] += len(domains)
+        picked = targets.pick(domains.region, open)
+        bounds = self._rows(program, targets, domains, picked, within)
+        return targets.refuted(picked, bounds.lb + picked.const)
+
+    def _fine(self) -> tuple[Program, Targets]:
+        """Program and targets in float64."""
         if self.fine is None:
             p = self.parts
             self.fine = (
                 p.still.fine if p.still is not None else Program(p.program.network, torch.float64, p.program.device),
                 Targets(p.problem, torch.float64, p.program.device),
             )
-        program, targets = self.fine
-        self.stats["rechecked in float64"] += len(domains)
-        picked = targets.pick(domains.region, open)
-        bounds = self._rows(program, targets, domains, picked, within)
-        return targets.refuted(picked, bounds.lb + picked.const)
+        return self.fine
 
     # --- counterexamples
 

@@ -31,6 +31,7 @@ FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if ne
 MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
 KINDS = {"input": Search, "neurons": NeuronSearch}
 MANY_REGIONS = 16  # from so many on it is asked what stands still in them
+VERY_MANY_REGIONS = 256  # so many are not taken one by one
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
 
 
@@ -144,6 +145,8 @@ def solve(
     for s in plan.splits:
         mine = parts if s != "input" else with_still(parts, config, listener)
         members[f"splitting {s}"] = KINDS[s](mine, config, deadline, listener)
+        if mine.still is not None and len(problem.lower) >= VERY_MANY_REGIONS:
+            break  # the neurons of each region are split by themselves: there is not the time for that
     return Portfolio(members, deadline, listener).run()
 
 

@@ -35,7 +35,7 @@ from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Move, size
 from verifier.ops.pointwise import Pointwise
 
-MOST_ENTRIES = 1 << 27  # numbers that finding out what depends on what may take
+MOST_ENTRIES = 1 << 24  # numbers that finding out what depends on what may take
 TABLE_BYTES = 512 << 20  # of all boxes that are kept
 BLOCK_ENTRIES = 1 << 21  # of a block of boxes that is worked on at once
 WORTH = 0.5  # share of the values' entries that may move on the average, for this to pay

@@ -351,7 +351,7 @@ class Search:
             fine, targets = self._fine()
             coef = targets.coef
         if still is None:
-            return bound_rows(program, l, u, coef, row, self.method, self.parts.limit, within, fine=fine)
+            return bound_rows(program, l, u, coef, row, self.method, self.parts.limit, within, None, fine)
         return still.bound(program, l, u, domains.region, coef, row, self.method, self.parts.limit, within, fine)
 
     def _rows_in_float64(self, program: Program) -> bool:

@@ -156,7 +156,8 @@ def with_still(parts: Parts, config: Config, listener: Listener) -> Parts:
     The rows of tables are taken apart for it, so that one may move while others stand still.
     """
     problem, program = parts.problem, parts.program
-    if len(problem.lower) < MANY_REGIONS or not affordable(program):
+    everywhere = bool((problem.upper > problem.lower).all())  # then nothing stands still
+    if len(problem.lower) < MANY_REGIONS or everywhere or not affordable(program):
         return parts
     network = apart(problem.network)
     if network is not problem.network:

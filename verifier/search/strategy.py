@@ -25,6 +25,7 @@ from verifier.result import UsageError, Verdict, Witness
 from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search
 from verifier.search.neurons import NeuronSearch
 from verifier.search.portfolio import Portfolio
+from verifier.search.summands import SumSearch
 
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
 FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if neurons can be split as well
@@ -142,6 +143,8 @@ def solve(
         )
     parts = replace(parts, memory=parts.memory // len(plan.splits))
     members = {}
+    if config.search.split == "auto" and SumSearch.fits(problem, parts.program):
+        members["splitting the inputs of each term"] = SumSearch(parts, config, deadline, listener)
     for s in plan.splits:
         mine = parts if s != "input" else with_still(parts, config, listener)
         members[f"splitting {s}"] = KINDS[s](mine, config, deadline, listener)

@@ -30,7 +30,7 @@ from verifier.search.summands import SumSearch
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
 FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if neurons can be split as well
 MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
-KINDS = {"input": Search, "neurons": NeuronSearch}
+KINDS = {"input": Search, "neurons": NeuronSearch, "terms": SumSearch}
 MANY_REGIONS = 16  # from so many on it is asked what stands still in them
 VERY_MANY_REGIONS = 256  # so many are not taken one by one
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
@@ -44,7 +44,7 @@ class Plan:
     dtype: torch.dtype
     device: torch.device
     unbounded: tuple[str, ...]  # operators without bounds
-    splits: tuple[str, ...]  # what is split, input or neurons, in the order in which that is tried
+    splits: tuple[str, ...]  # what is split (`KINDS`), in the order in which that is tried
     reasons: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -84,11 +84,14 @@ def plan(problem: Problem, config: Config) -> Plan:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
     else:
         splits, why = _splits(problem, program, config)
+        if config.search.split == "auto" and SumSearch.fits(problem, program):
+            splits = ("terms", *splits)
         bounds = config.bounds.method
         if bounds == "auto":
             few = problem.most_moving <= FEW_DIMENSIONS
             bounds = f"crown{', or forward planes if a probe shows that they close more per second' if few else ''}"
         words = {
+            "terms": "splitting the inputs of each of the terms that add up to the output, bounds by crown",
             "input": f"input splitting by {config.branching.method}, bounds by {bounds}",
             "neurons": f"neuron splitting by {config.branching.neurons}, bounds by crown, then optimised dual bounds",
         }
@@ -143,8 +146,6 @@ def solve(
         )
     parts = replace(parts, memory=parts.memory // len(plan.splits))
     members = {}
-    if config.search.split == "auto" and SumSearch.fits(problem, parts.program):
-        members["splitting the inputs of each term"] = SumSearch(parts, config, deadline, listener)
     for s in plan.splits:
         mine = parts if s != "input" else with_still(parts, config, listener)
         members[f"splitting {s}"] = KINDS[s](mine, config, deadline, listener)

@@ -87,9 +87,22 @@ def step_back(trace: Trace, k: int, rows: Rows, count: int) -> None:
     else:
         parts = (_relaxed(trace, rows, k, a, count),)
     for i, part in zip(step.inputs, parts):
+        if not trace.moves(i):
+            settle(trace, rows, i, part)
+            continue
         if trace.program.reads[i] > 1 and isinstance(step.op, Affine) and k not in trace.rounding:
             charge_for(trace, rows, part, trace.product_weight(i))  # its addition to the others rounds
         rows.live[i] = rows.live[i] + part if i in rows.live else part
+
+
+def settle(trace: Trace, rows: Rows, value: int, a: Tensor) -> None:
+    """Minimises a (N, *shape) over the box of a value that stands still: its part of the rows ends here."""
+    l, u = (t.reshape(trace.domains, 1, -1) for t in trace.boxes[value])
+    wide = a.reshape(trace.domains, -1, l.shape[-1])
+    low = block_sum(wide.clamp(min=0).mul_(l).add_(wide.clamp(max=0).mul_(u)))
+    mass = block_sum(wide.abs().mul_(torch.maximum(l.abs(), u.abs())))
+    rows.bias += low.flatten()
+    rows.charge.add_(mass.flatten(), alpha=trace.program.sum_error)
 
 
 def finish(trace: Trace, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,9 +206,12 @@ def seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
         unit.scatter_(1, flat[:, None], sign[:, None])
         zero = torch.zeros_like(sign)
         return Rows({value: unit.reshape(-1, *trace.program.shapes[value])}, zero, zero.clone()), value
-    parts: dict[int, Tensor] = {}
-    for i, part in zip(trace.program.steps[value].inputs, op.rows(flat, sign)):
-        parts[i] = parts[i] + part if i in parts else part  # a step may read the same value twice
     bias = trace.offsets[value][flat] * sign if value in trace.offsets else torch.zeros_like(sign)
     charge = trace.weights[value][flat] if value in trace.weights else torch.zeros_like(sign)
-    return Rows(parts, bias, charge), value - 1
+    rows = Rows({}, bias, charge)
+    for i, part in zip(trace.program.steps[value].inputs, op.rows(flat, sign)):
+        if not trace.moves(i):
+            settle(trace, rows, i, part)
+        else:  # a step may read the same value twice
+            rows.live[i] = rows.live[i] + part if i in rows.live else part
+    return rows, value - 1

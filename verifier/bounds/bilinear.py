@@ -75,9 +75,9 @@ def operands(trace: Trace, steps: list[int]) -> list[int]:
 
 
 def pays(trace: Trace) -> bool:
-    """Whether there are products, few enough of them over few enough dimensions."""
+    """Whether there are products, few enough of them over few enough dimensions, in a network that moves as a whole."""
     steps = steps_of(trace)
-    if not steps or trace.program.n_in > MOST_MOVING:
+    if not steps or trace.program.n_in > MOST_MOVING or trace.still is not None:
         return False
     return sum(size(trace.program.shapes[v]) for v in operands(trace, steps)) <= MOST_ENTRIES
 
@@ -147,14 +147,13 @@ def _losses(
     """
     coefs, ps, qs, lost = [], [], [], []
     for k, a in products.items():
-        planes, n = trace.lines[k], shape[0]
-        flat = lambda t: t.reshape(n, -1).double()  # noqa: B023, E731
+        planes, n, op = trace.lines[k], shape[0], trace.program.steps[k].op
+        flat = lambda t: lift(t, op.rank).expand(n, *op.out_shape).reshape(n, -1).double()  # noqa: B023, E731
         (p, q), (p2, q2) = planes.lower, planes.upper
         low, high, p, q, p2, q2 = (flat(t) for t in (planes.lo_b, planes.up_b, p, q, p2, q2))
         known = (p == p2) & (q == q2)
         for box in (trace.boxes[i] for i in trace.program.steps[k].inputs):
-            wide = lift(box[1] - box[0], trace.program.steps[k].op.rank).expand(n, *trace.program.shapes[k])
-            known &= torch.isfinite(wide).reshape(n, -1)
+            known &= torch.isfinite(flat(box[1] - box[0]))
         low, high, p, q = (torch.where(known, t, 0.0) for t in (low, high, p, q))
         a = a.reshape(*shape, -1).double() * known.unsqueeze(1)
         base, slack = -p * q, 4 * torch.finfo(torch.float64).eps * (p * q).abs()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.base import RowBounds, moving
+from verifier.bounds.base import Part, RowBounds, moving
 from verifier.bounds.program import Program
 from verifier.clip.constraints import Halfspaces
 
@@ -85,27 +85,35 @@ def bound_rows(
     method: str,
     limit: Limits | None = None,
     within: Halfspaces | None = None,
+    still: Part | None = None,
+    fine: Program | None = None,
 ) -> RowBounds:
     """Bounds of rows coef[row] over boxes l, u (D, m) by a registered method, in chunks; coef (U, p), row (D, S).
-    With `within`, bounds that hold within those half-spaces.
+    With `within`, bounds that hold within those half-spaces; `still`: what stands still in all of the domains; with
+    `fine` (and coef in float64) the rows are bounded in float64 (`verifier.bounds.fine`).
 
     See `RowBounds`. Raises the device's out-of-memory error only when a few rows of a single domain do not fit.
     """
     limit = limit or limits(l.device)
     run, entries = METHODS[method].run, METHODS[method].entries
+    moves = () if still is None else (still,)
 
     def one(cut: slice, row_bytes: int = limit.rows) -> RowBounds:
         more = {} if within is None else {"within": within.at(cut)}
+        if still is not None:
+            more["still"] = still.at(cut)
+        if fine is not None:
+            more["fine"] = fine
         return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, **more)
 
-    bytes_each = entries(program, row.shape[1], moving(l, u)) * l.element_size()
+    bytes_each = entries(program, row.shape[1], moving(l, u), *moves) * l.element_size()
     bytes_each = max(1, bytes_each)
     chunk = max(1, min(len(l), max(limit.chunk // bytes_each, min(FEW, limit.few // bytes_each))))
     threads = torch.get_num_threads() if l.device.type == "cpu" else 1
     if threads > 1 and len(l) >= 2 * threads:
         chunk = min(chunk, -(-len(l) // threads))
         try:
-            return _join(list(workers(threads).map(one, [slice(at, at + chunk) for at in range(0, len(l), chunk)])))
+            return join(list(workers(threads).map(one, [slice(at, at + chunk) for at in range(0, len(l), chunk)])))
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -127,10 +135,11 @@ def _one_after_another(
             chunk, row_bytes = max(1, chunk // 2), row_bytes // 2
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-    return _join(parts)
+    return join(parts)
 
 
-def _join(parts: list[RowBounds]) -> RowBounds:
+def join(parts: list[RowBounds]) -> RowBounds:
+    """Bounds of one chunk of domains after the other."""
     return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t) for t in zip(*parts)))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.bounds import METHODS
 from verifier.bounds.backward import backward, concretise, seed
-from verifier.bounds.base import RowBounds
+from verifier.bounds.base import Part, RowBounds, widest
 from verifier.bounds.entries import SECONDS, bound_entries
 from verifier.bounds.final import final_rows
 from verifier.bounds.forward import Walker
@@ -42,8 +42,8 @@ def by_crown(trace: Trace, value: int, loose: Tensor, limit: int) -> None:
     # Loose entries first; domains with fewer than `most` are padded with settled ones, for which a second bound does
     # no harm.
     index = torch.topk(loose.to(torch.uint8) if loose.device.type == "cpu" else loose.float(), most, dim=1).indices
-    widest = max(size(s) for s in trace.program.shapes[: value + 1])
-    block = max(1, int(limit // max(1, 2 * trace.domains * widest * l.element_size())))
+    most_entries = max(size(s) for k, s in enumerate(trace.program.shapes[: value + 1]) if trace.moves(k))
+    block = max(1, int(limit // max(1, 2 * trace.domains * most_entries * l.element_size())))
     x_l, x_u = trace.boxes[0]
     new_l, new_u = l.clone(), u.clone()
     for part in index.split(block, dim=1):
@@ -103,9 +103,9 @@ class Tightener:
     for every loose entry. With a single domain all values together take about `seconds` of backward passes.
     """
 
-    def __init__(self, program: Program, l: Tensor, u: Tensor, seconds: float = ALL_SECONDS):
+    def __init__(self, program: Program, l: Tensor, u: Tensor, seconds: float = ALL_SECONDS, still: Part | None = None):
         self.walker = Walker(program, l, u)
-        self.columns, self.widest = self.walker.width + 1, max(size(s) for s in program.shapes)
+        self.columns, self.widest = self.walker.width + 1, widest(program, still)
         self.end = time.monotonic() + seconds
 
     def __call__(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
@@ -113,7 +113,7 @@ class Tightener:
         if planes <= limit and int(loose.reshape(trace.domains, -1).sum(1).max()) > PLANES_PAY * self.columns:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
-        if trace.domains == 1 and trace.within is None:
+        if trace.domains == 1 and trace.within is None and trace.still is None:
             # The boxes of early values are what all others are made of, and most values need far less than is left.
             by_entries(trace, value, loose, limit, max(LEAST_SECONDS, SHARE * (self.end - time.monotonic())))
         else:
@@ -128,12 +128,14 @@ def crown_trace(
     within: Halfspaces | None = None,
     rows: Tensor | None = None,
     seconds: float = ALL_SECONDS,
+    still: Part | None = None,
 ) -> Trace:
     """Boxes and lines of every value over boxes l, u (D, m), by this method; tensors of `limit` bytes. What does not
-    bear on `rows` (…, p), if they are given, keeps its interval. `seconds`: see `Tightener`.
+    bear on `rows` (…, p), if they are given, keeps its interval. `seconds`: see `Tightener`; `still`: what does not
+    move.
     """
     asked = None if rows is None else influence(program, rows)
-    return trace_values(program, l, u, limit, Tightener(program, l, u, seconds), within, asked)
+    return trace_values(program, l, u, limit, Tightener(program, l, u, seconds, still), within, asked, still)
 
 
 @METHODS.add("crown")
@@ -141,17 +143,24 @@ class Crown:
     """Intermediate boxes of loose entries and rows over the output, all by backward passes."""
 
     @staticmethod
-    def entries(program: Program, rows: int, moving: int) -> int:
+    def entries(program: Program, rows: int, moving: int, still: Part | None = None) -> int:
         """Entries of the largest coefficient tensor per domain, if every intermediate row is needed."""
         most = rows
         for step in program.steps[1:]:
             for i in step.inputs if isinstance(step.op, Nonlinear) else ():
-                if not program.exact[i]:
+                if not program.exact[i] and (still is None or still.moves[i]):
                     most = max(most, 2 * size(program.shapes[i]))
-        return most * max(size(s) for s in program.shapes)
+        return most * widest(program, still)
 
     @staticmethod
     def run(
-        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+        program: Program,
+        l: Tensor,
+        u: Tensor,
+        rows: Tensor,
+        limit: int,
+        within: Halfspaces | None = None,
+        still: Part | None = None,
+        fine: Program | None = None,
     ) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit, within, rows), rows, limit)
+        return final_rows(crown_trace(program, l, u, limit, within, rows, still=still), rows, limit, fine)

@@ -12,17 +12,22 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import Rows, backward, charge_for, concretise
-from verifier.bounds.base import RowBounds
+from verifier.bounds.base import RowBounds, widest
 from verifier.bounds.bilinear import pays, together
+from verifier.bounds.fine import in_float32, in_float64
 from verifier.bounds.interval import rows_from_box
+from verifier.bounds.program import Program
 from verifier.bounds.trace import Trace
-from verifier.ops.base import Affine, Joint, size
+from verifier.ops.base import Affine, Joint
 
 
-def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
-    """Backward bounds of rows (D, S, p) over the output, given a trace."""
-    widest = max(size(s) for s in trace.program.shapes)
-    block = max(1, int(limit // max(1, trace.domains * widest * rows.element_size())))
+def final_rows(trace: Trace, rows: Tensor, limit: int, fine: Program | None = None) -> RowBounds:
+    """Bounds of rows (D, S, p) over the output, given a trace. With `fine`, the program in float64, the rows are
+    float64 and walked in that precision, and so is `lb`.
+    """
+    entries = trace.domains * widest(trace.program, trace.still)
+    block = max(1, int(limit // max(1, entries * rows.element_size())))
+    coarse, trace = trace, trace if fine is None else in_float64(trace, fine)
     l, u = trace.boxes[0]
     parts = []
     for part in rows.split(block, dim=1):
@@ -39,7 +44,10 @@ def final_rows(trace: Trace, rows: Tensor, limit: int) -> RowBounds:
         if start.products:
             low, plane, bias = together(trace, start.products, low, plane, bias, limit)
         low = torch.maximum(low, rows_from_box(part, *trace.boxes[trace.program.output]))
-        parts.append(RowBounds(low, plane, bias, steepness(trace, part), charge))
+        if fine is not None:
+            plane, bias = in_float32(plane, bias, l, u)
+        slope = steepness(coarse, part.to(coarse.boxes[0][0].dtype))
+        parts.append(RowBounds(low, plane, bias, slope, charge.to(slope.dtype)))
     return parts[0] if len(parts) == 1 else RowBounds(*(torch.cat(t, 1) for t in zip(*parts)))
 
 
@@ -62,6 +70,7 @@ def steepness(trace: Trace, rows: Tensor) -> Tensor:
             slope = step.op.typical_slope(*trace.boxes[i]).unsqueeze(1)
             parts = ((a.reshape(domains, count, *a.shape[1:]) * slope).flatten(0, 1).reshape(-1, *program.shapes[i]),)
         for i, part in zip(step.inputs, parts):
-            live[i] = live[i] + part if i in live else part
+            if trace.moves(i):
+                live[i] = live[i] + part if i in live else part
     a = live.pop(0, None)
     return rows.new_zeros((domains, count, program.n_in)) if a is None else a.reshape(domains, count, -1)

@@ -8,7 +8,7 @@ lines drawn in these boxes. (The forward mode of Xu et al., arXiv 2002.12920, in
 
 Every value z carries L(t) - e <= z <= U(t) + e, affine in t in [-1, 1]^k, one t_j for each dimension that moves, where
 x = c + r t covers the box; e >= 0 collects rounding errors. Which dimensions move may differ between domains; what does
-not move is in c exactly.
+not move is in c exactly, and what hardly moves, because its ends were rounded, is in e.
 
 Affine y = M z + b: with C = (L + U) / 2 and R = (U - L) / 2, |z - C(t)| <= R(t) + e, so y lies in M C(t) + b ± (|M|
 R(t) + |M| e). Column j of the planes is off by at most gamma |M| (|C_j| + |R_j|) + gamma |b|, and |t_j| <= 1: all
@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.base import RowBounds, moving
+from verifier.bounds.base import Part, RowBounds, thin, widest
 from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program, Step
 from verifier.bounds.trace import Trace, trace_values
 from verifier.clip.constraints import Halfspaces
-from verifier.ops.base import Affine, Joint, Move, gamma, size
+from verifier.ops.base import Affine, Joint, Move, gamma
 
 Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e
 
@@ -44,13 +44,15 @@ class Walker:
         eps = torch.finfo(l.dtype).eps
         c = l + (u - l) / 2
         r = torch.maximum(u - c, c - l) * (1 + 2 * eps)
-        width = moving(l, u)
+        narrow = thin(l, u)
+        rest, r = torch.where(narrow, r, 0.0), torch.where(narrow, 0.0, r)
+        width = int((r > 0).sum(1).max()) if r.numel() else 0
         at = torch.topk((r > 0).to(torch.uint8 if l.device.type == "cpu" else l.dtype), width, dim=1).indices
         columns = torch.zeros((len(l), width, l.shape[1]), dtype=l.dtype, device=l.device)
         columns.scatter_(2, at.unsqueeze(2), r.gather(1, at).unsqueeze(2))
         start = torch.cat([c.unsqueeze(1), columns], 1)
         self.program, self.width = program, width
-        self.planes: dict[int, Planes] = {0: (start, start, torch.zeros_like(l))}
+        self.planes: dict[int, Planes] = {0: (start, start, rest)}
         self.at = 0
 
     def tighten(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
@@ -58,18 +60,22 @@ class Walker:
         while self.at < value:
             self.at += 1
             step = self.program.steps[self.at]
+            if not trace.moves(self.at):
+                continue
+            inputs = [self.planes[i] if trace.moves(i) else self._flat(trace, i) for i in step.inputs]
             if isinstance(step.op, Affine):
-                self.planes[self.at] = _affine(step, self._inputs(step))
+                self.planes[self.at] = _affine(step, inputs)
             elif isinstance(step.op, Joint):
-                inputs, fan = self._inputs(step), trace.lines[self.at].fan
+                fan = trace.lines[self.at].fan
                 self.planes[self.at] = _enclosed(trace, self.at, inputs) if fan else self._flat(trace, self.at)
             else:
-                self.planes[self.at] = _relaxed(trace, self.at, self._inputs(step)[0])
+                self.planes[self.at] = _relaxed(trace, self.at, inputs[0])
             for i in step.inputs:
                 if max(self.program.consumers[i]) <= self.at:
                     self.planes.pop(i, None)
         low, high, e = self.planes[value]
-        below, above = low[:, 0] - _spread(low) - e, high[:, 0] + _spread(high) + e
+        spread = _spread(low)
+        below, above = low[:, 0] - spread - e, high[:, 0] + (spread if low is high else _spread(high)) + e
         l, u = trace.boxes[value]
         below = torch.where(torch.isfinite(below), torch.maximum(below, l), l)
         above = torch.where(torch.isfinite(above), torch.minimum(above, u), u)
@@ -77,13 +83,12 @@ class Walker:
         trace.boxes[value] = (torch.where(crossed, l, below), torch.where(crossed, u, above))
 
     def _flat(self, trace: Trace, value: int) -> Planes:
-        """The box as planes without slope: what is carried through a joint step whose planes cannot be pushed."""
+        """The box as planes without slope: of what stands still, and what is carried through a joint step whose planes
+        cannot be pushed.
+        """
         l, u = trace.boxes[value]
         rest = l.new_zeros((l.shape[0], self.width, *l.shape[1:]))
         return tuple(torch.cat([t.unsqueeze(1), rest], 1) for t in (l, u)) + (torch.zeros_like(l),)
-
-    def _inputs(self, step: Step) -> list[Planes]:
-        return [self.planes[i] for i in step.inputs]
 
 
 def _spread(plane: Tensor) -> Tensor:
@@ -93,31 +98,45 @@ def _spread(plane: Tensor) -> Tensor:
     return columns[:, 1:].sum(1) + error
 
 
-def _linear(op: Affine, x: Tensor, offset: Tensor | None) -> Tensor:
-    """M x for x (D, m + 1, *in)."""
-    y = op.forward(x.flatten(0, 1))
+def _linear(op: Affine, xs: list[Tensor], offset: Tensor | None) -> Tensor:
+    """sum M_i x_i for x_i (D, m + 1, *in_i)."""
+    y = op.forward(*(x.flatten(0, 1) for x in xs))
     y = y if offset is None else y - offset
-    return y.reshape(*x.shape[:2], *y.shape[1:])
+    return y.reshape(*xs[0].shape[:2], *y.shape[1:])
+
+
+def _constant(plane: Tensor, offset: Tensor | None) -> Tensor:
+    """A plane with something added to its constant column."""
+    return plane if offset is None else torch.cat([plane[:, :1] + offset, plane[:, 1:]], 1)
+
+
+def _alike(inputs: list[Planes]) -> bool:
+    """Whether lower and upper planes are the same, as they are up to the first nonlinear step."""
+    return all(low is high for low, high, _ in inputs)
+
+
+def _moved(op: Move, inputs: list[Planes]) -> Planes:
+    """Through a step that only picks entries, or puts constants between them: nothing rounds."""
+    offset = op.offset()
+    low = _constant(_linear(op, [low for low, _, _ in inputs], offset), offset)
+    high = low if _alike(inputs) else _constant(_linear(op, [high for _, high, _ in inputs], offset), offset)
+    return low, high, op.absolute(*(e for _, _, e in inputs))
 
 
 def _affine(step: Step, inputs: list[Planes]) -> Planes:
     op = step.op
-    offset = op.offset()
-    if len(inputs) == 1:
-        centre, radius = [(inputs[0][0] + inputs[0][1]) / 2], [(inputs[0][1] - inputs[0][0]) / 2]
-        middle = _linear(op, centre[0], offset)
+    if isinstance(op, Move) and op.terms[0] <= 1:
+        return _moved(op, inputs)
+    offset, alike = op.offset(), _alike(inputs)
+    centre = [low if alike else (low + high) / 2 for low, high, _ in inputs]
+    middle = _linear(op, centre, offset)
+    if alike:
+        size_of_columns = [c.abs().sum(1) for c in centre]
     else:
-        centre = [(low + high) / 2 for low, high, _ in inputs]
         radius = [(high - low) / 2 for low, high, _ in inputs]
-        middle = op.forward(*(c.flatten(0, 1) for c in centre))
-        middle = (middle if offset is None else middle - offset).reshape(*centre[0].shape[:2], *middle.shape[1:])
-    around = op.absolute(*(r.flatten(0, 1) for r in radius)).reshape(middle.shape)
-    size_of_columns = [(c.abs() + r.abs()).sum(1) for c, r in zip(centre, radius)]
-    g = (
-        0.0
-        if isinstance(op, Move) and op.terms[0] <= 1
-        else 2 * gamma(op.terms[0] + centre[0].shape[1] + 6, middle.dtype)
-    )
+        around = op.absolute(*(r.flatten(0, 1) for r in radius)).reshape(middle.shape)
+        size_of_columns = [(c.abs() + r.abs()).sum(1) for c, r in zip(centre, radius)]
+    g = 2 * gamma(op.terms[0] + centre[0].shape[1] + 6, middle.dtype)
     halving = 4 * torch.finfo(middle.dtype).eps  # centre and radius round once each before anything is multiplied
     e = op.absolute(*(e + (g + halving) * s for (_, _, e), s in zip(inputs, size_of_columns)))
     doubt = op.doubt(*(e + s for (_, _, e), s in zip(inputs, size_of_columns)))
@@ -125,9 +144,11 @@ def _affine(step: Step, inputs: list[Planes]) -> Planes:
     e = e * (1 + 2 * gamma(op.terms[0] + 4, middle.dtype))
     if offset is not None:
         e = e + g * (centre[0].shape[1] + 2) * offset.abs()
-        middle = torch.cat([middle[:, :1] + offset, middle[:, 1:]], 1)
+        middle = _constant(middle, offset)
     e = e + 8 * torch.finfo(middle.dtype).tiny * op.terms[0] * centre[0].shape[1]  # products that underflowed
     # The last sum and difference round once more per column.
+    if alike:
+        return middle, middle, e + halving * middle.abs().sum(1)
     e = e + halving * (middle.abs() + around.abs()).sum(1)
     return middle - around, middle + around, e
 
@@ -139,11 +160,13 @@ def _relaxed(trace: Trace, k: int, planes: Planes) -> Planes:
     slack = torch.maximum(lines.lo_a.abs(), lines.up_a.abs()) * e
     eps, tiny = torch.finfo(low.dtype).eps, torch.finfo(low.dtype).tiny
     for a, b, first, second in ((lines.lo_a, lines.lo_b, low, high), (lines.up_a, lines.up_b, high, low)):
-        pos, neg = a.clamp(min=0).unsqueeze(1), a.clamp(max=0).unsqueeze(1)
-        y = pos * first + neg * second
+        if low is high:
+            y = a.unsqueeze(1) * low
+        else:
+            y = torch.addcmul(a.clamp(min=0).unsqueeze(1) * first, a.clamp(max=0).unsqueeze(1), second)
         magnitude = y.abs().sum(1)
         if b is not None:
-            y = torch.cat([y[:, :1] + b.unsqueeze(1), y[:, 1:]], 1)
+            y[:, 0] += b
             magnitude = magnitude + b.abs()
         slack = slack + 4 * eps * (low.shape[1] + 2) * magnitude + 8 * tiny * low.shape[1]
         sides.append(y)
@@ -162,9 +185,7 @@ def _enclosed(trace: Trace, k: int, inputs: list[Planes]) -> Planes:
     lost = [e + g * torch.maximum(a.abs(), b.abs()).sum(1) for a, b, e in inputs]
     e = planes.reach(*(t.unsqueeze(1) for t in lost))[:, 0] * (1 + g)
     e = e + 4 * info.eps * (planes.lo_b.abs() + planes.up_b.abs()) + 8 * info.tiny * (planes.fan + 1) * columns
-    low = torch.cat([low[:, :1] + planes.lo_b.unsqueeze(1), low[:, 1:]], 1)
-    high = torch.cat([high[:, :1] + planes.up_b.unsqueeze(1), high[:, 1:]], 1)
-    return low, high, e
+    return _constant(low, planes.lo_b.unsqueeze(1)), _constant(high, planes.up_b.unsqueeze(1)), e
 
 
 @METHODS.add("forward")
@@ -172,13 +193,20 @@ class Forward:
     """Intermediate boxes from forward planes, rows over the output by CROWN."""
 
     @staticmethod
-    def entries(program: Program, rows: int, moving: int) -> int:
+    def entries(program: Program, rows: int, moving: int, still: Part | None = None) -> int:
         """Entries of the largest tensor per domain."""
-        return max(rows, 2 * (moving + 1)) * max(size(s) for s in program.shapes)
+        return max(rows, 2 * (moving + 1)) * widest(program, still)
 
     @staticmethod
     def run(
-        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+        program: Program,
+        l: Tensor,
+        u: Tensor,
+        rows: Tensor,
+        limit: int,
+        within: Halfspaces | None = None,
+        still: Part | None = None,
+        fine: Program | None = None,
     ) -> RowBounds:
         walker = Walker(program, l, u)
-        return final_rows(trace_values(program, l, u, limit, walker.tighten), rows, limit)
+        return final_rows(trace_values(program, l, u, limit, walker.tighten, still=still), rows, limit, fine)

@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.base import RowBounds
+from verifier.bounds.base import Box, Part, RowBounds, widest
 from verifier.bounds.program import Program, Step
 from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Move, gamma, size
-
-Box = tuple[Tensor, Tensor]
 
 
 def outward(x: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
@@ -83,16 +81,27 @@ class Interval:
     """Boxes alone; the planes are constants."""
 
     @staticmethod
-    def entries(program: Program, rows: int, moving: int) -> int:
+    def entries(program: Program, rows: int, moving: int, still: Part | None = None) -> int:
         """Entries of the largest tensor per domain."""
-        return max(max(size(s) for s in program.shapes), rows * size(program.shapes[program.output]))
+        return max(widest(program, still), rows * size(program.shapes[program.output]))
 
     @staticmethod
     def run(
-        program: Program, l: Tensor, u: Tensor, rows: Tensor, limit: int, within: Halfspaces | None = None
+        program: Program,
+        l: Tensor,
+        u: Tensor,
+        rows: Tensor,
+        limit: int,
+        within: Halfspaces | None = None,
+        still: Part | None = None,
+        fine: Program | None = None,
     ) -> RowBounds:
-        values: list[Box] = [(l, u)]
-        for step in program.steps[1:]:
+        rows = rows.to(l.dtype)  # of intervals rows in float64 are not worth a pass
+        values: list[Box | None] = [(l, u)]
+        for k, step in enumerate(program.steps[1:], 1):
+            if still is not None and not still.moves[k]:
+                values.append(still.boxes.get(k))
+                continue
             low, high, _ = step_interval(step, [values[i] for i in step.inputs])
             values.append((low, high))
         lb = rows_from_box(rows, *values[program.output])

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from verifier.bounds.base import Part
 from verifier.bounds.interval import outward, step_interval
 from verifier.bounds.program import Program
 from verifier.clip.centred import Forms
@@ -68,6 +69,12 @@ class Trace:
     within: Halfspaces | None = None
     # By value which entries (flat) count (`verifier.bounds.influence`); all of them where a value is not there.
     asked: dict[int, Tensor] = field(default_factory=dict)
+    # What stands still in these domains: such values have boxes where others read them, and nothing else.
+    still: Part | None = None
+
+    def moves(self, value: int) -> bool:
+        """Whether a value is walked over at all."""
+        return self.still is None or self.still.moves[value]
 
     @property
     def domains(self) -> int:
@@ -125,18 +132,23 @@ def trace_values(
     tighten: Tighten,
     within: Halfspaces | None = None,
     asked: dict[int, Tensor] | None = None,
+    still: Part | None = None,
 ) -> Trace:
     """Boxes and lines of every value over input boxes l, u (D, m); `tighten` improves the box of a value that a
-    nonlinear step will read. `asked`: which entries count, by value (`verifier.bounds.influence`).
+    nonlinear step will read. `asked`: which entries count, by value (`verifier.bounds.influence`). Of what stands
+    `still` only the boxes that others read are there, None elsewhere.
     """
-    trace = Trace(program, [(l, u)], within=within, asked=asked or {})
+    trace = Trace(program, [(l, u)], within=within, asked=asked or {}, still=still)
     done: set[int] = set()  # a value's box is final once a nonlinear step has read it
     for k in range(1, len(program.steps)):
         step = program.steps[k]
+        if not trace.moves(k):
+            trace.boxes.append(still.boxes.get(k))
+            continue
         if isinstance(step.op, Nonlinear):
             for i in set(step.inputs) - done:
                 done.add(i)
-                if not program.exact[i]:
+                if trace.moves(i) and not program.exact[i]:
                     tighten(trace, i, loose_entries(trace, i), limit)
         low, high, magnitude = step_interval(step, [trace.boxes[i] for i in step.inputs])
         trace.boxes.append((low, high))
@@ -208,6 +220,8 @@ def loose_entries(trace: Trace, value: int) -> Tensor:
     found = torch.zeros_like(trace.boxes[value][0], dtype=torch.bool)
     for c in trace.program.consumers[value]:
         step = trace.program.steps[c]
+        if not trace.moves(c):
+            continue
         if isinstance(step.op, Joint):
             if max(step.inputs) < len(trace.boxes):
                 loose = step.op.worth(*(trace.boxes[i] for i in step.inputs))

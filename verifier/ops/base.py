@@ -24,6 +24,7 @@ where sums cancelled, is said by `doubt`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -236,6 +237,13 @@ class Planes:
     def __init__(self, lo_b: Tensor, up_b: Tensor, lo_w: Tensor, up_w: Tensor):
         self.lo_b, self.up_b, self.lo_w, self.up_w = lo_b, up_b, lo_w, up_w
 
+    def double(self) -> Planes:
+        """The same planes in float64."""
+        out = copy(self)
+        for name, value in vars(self).items():
+            setattr(out, name, _double(value))
+        return out
+
     def pull(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, ...]:
         """Rows over the output, pos >= 0 and neg <= 0 (D, S, *out_shape) each, to rows pos L_i + neg U_i over every
         variable input (D, S, *in_shape_i); at most `Joint.terms` products are summed in one entry.
@@ -259,6 +267,15 @@ class Planes:
     def reach(self, *rs: Tensor) -> Tensor:
         """Entry by entry at least |L| r and |U| r for r_i >= 0 (D, P, *in_shape_i)."""
         raise NotImplementedError
+
+
+def _double(value: Any) -> Any:
+    """Floating-point tensors, in tuples and lists too, as float64; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if type(value) in (tuple, list):
+        return type(value)(_double(v) for v in value)
+    return value
 
 
 class Joint(Nonlinear):

@@ -34,18 +34,20 @@ class EntryPlanes(Planes):
         self.rank = lo_b.ndim - 1
         self.in_shapes: tuple[Shape, ...] = tuple(l.shape[1:] for l, _ in boxes)
         sizes = [lift(torch.maximum(l.abs(), u.abs()), self.rank) for l, u in boxes]
-        weights = []
-        for coefs, offset in ((lower, lo_b), (upper, up_b)):
-            total = offset.abs()
-            for c, s in zip(coefs, sizes):
-                total = total + torch.where(c == 0, 0.0, c.abs() * s)
-            weights.append(total * (1 + 4 * (len(boxes) + 1) * torch.finfo(total.dtype).eps))
-        super().__init__(lo_b, up_b, *weights)
+        self.alike = all(c is d for c, d in zip(self.lower, self.upper))
+        sums = []
+        for coefs in (self.lower,) if self.alike else (self.lower, self.upper):
+            sums.append(sum(torch.where(c == 0, 0.0, c.abs() * s) for c, s in zip(coefs, sizes)))
+        up = 1 + 4 * (len(boxes) + 1) * torch.finfo(lo_b.dtype).eps
+        super().__init__(lo_b, up_b, (sums[0] + lo_b.abs()) * up, (sums[-1] + up_b.abs()) * up)
 
     def pull(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, ...]:
-        parts = []
+        parts, both = [], pos + neg if self.alike else None  # one of them is 0 everywhere
         for low, high, shape in zip(self.lower, self.upper, self.in_shapes):
-            part = pos * low.unsqueeze(1) + neg * high.unsqueeze(1)
+            if self.alike:
+                part = both * low.unsqueeze(1)
+            else:
+                part = pos * low.unsqueeze(1) + neg * high.unsqueeze(1)
             parts.append(unbroadcast(part.flatten(0, 1), shape).reshape(*pos.shape[:2], *shape))
         return tuple(parts)
 

@@ -19,6 +19,8 @@ Symbols: boxes and results (D, *out_shape) after broadcasting; p the slope in a,
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,33 +42,46 @@ def times(a: Tensor, b: Tensor) -> Tensor:
 
 def product_range(a: Box, b: Box) -> Box:
     """The range of a b over boxes: its ends lie at corners. Rounded outward."""
-    corners = torch.stack([times(p, q) for p in a for q in b])
-    return outward(corners.amin(0), corners.amax(0))
+    corners = [p * q for p in a for q in b]
+    low, high = (reduce(pick, corners) for pick in (torch.minimum, torch.maximum))  # NaN wins
+    if bool(torch.isnan(low).any()):
+        corners = torch.stack([times(p, q) for p in a for q in b])
+        low, high = corners.amin(0), corners.amax(0)
+    return outward(low, high)
 
 
 def mccormick(a: Box, b: Box, mix: tuple[float | Tensor, float | Tensor] = (0.5, 0.5)) -> tuple[Tensor, ...]:
     """Planes around a b: (p, q, lo_b, p', q', up_b) with p a + q b + lo_b <= a b <= p' a + q' b + up_b.
 
     `mix`: r of the lower and of the upper plane, numbers or tensors that broadcast. Where an end is infinite, or
-    something overflows, the slopes are 0 and the offsets are the range.
+    something overflows, the slopes are 0 and the offsets are the range. Boxes and slopes may be of a shape that
+    broadcasts; of the default both sides have the very same slopes.
     """
     (al, au), (bl, bu) = a, b
-    eps, tiny = torch.finfo(al.dtype).eps, torch.finfo(al.dtype).tiny
+    slopes = [(bl + (1 - mix[0]) * (bu - bl), al + (1 - mix[0]) * (au - al))]
+    if mix == (0.5, 0.5):
+        slopes *= 2
+        offsets = _offsets(a, b, *slopes[0])
+    else:
+        slopes.append((bl + (1 - mix[1]) * (bu - bl), au - (1 - mix[1]) * (au - al)))
+        offsets = [_offsets(a, b, *s)[side] for side, s in enumerate(slopes)]
+    known = [torch.isfinite(p) & torch.isfinite(q) & torch.isfinite(b) for (p, q), b in zip(slopes, offsets)]
+    if all(bool(k.all()) for k in known):
+        return *slopes[0], offsets[0], *slopes[1], offsets[1]
     found = []
-    for sign, r, end in zip((1, -1), mix, product_range(a, b)):
-        p = bl + (1 - r) * (bu - bl)
-        q = al + (1 - r if sign > 0 else r) * (au - al)  # the same on both sides for r = 1/2
-        base, worst = p * q, None
-        for x in a:
-            for y in b:
-                corner = (x - q) * (y - p)
-                value = sign * (corner - base) - eps * (2 * corner.abs() + base.abs()) - 4 * tiny
-                value = value - eps * value.abs()
-                worst = value if worst is None else torch.minimum(worst, value)
-        offset = sign * worst
-        known = torch.isfinite(p) & torch.isfinite(q) & torch.isfinite(offset)
-        found += [torch.where(known, p, 0.0), torch.where(known, q, 0.0), torch.where(known, offset, end)]
+    for k, (p, q), offset, end in zip(known, slopes, offsets, product_range(a, b)):
+        found += [torch.where(k, p, 0.0), torch.where(k, q, 0.0), torch.where(k, offset, end)]
     return tuple(found)
+
+
+def _offsets(a: Box, b: Box, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest value of a b - p a - q b over the boxes, moved outward."""
+    eps, tiny = torch.finfo(p.dtype).eps, torch.finfo(p.dtype).tiny
+    corners, base = [(x - q) * (y - p) for x in a for y in b], p * q
+    low, high = (reduce(pick, corners) for pick in (torch.minimum, torch.maximum))
+    slack = eps * (2 * torch.maximum(low.abs(), high.abs()) + base.abs()) + 4 * tiny
+    low, high = low - base - slack, high - base + slack
+    return low - eps * low.abs(), high + eps * high.abs()
 
 
 class Infinite(Entrywise):
@@ -90,7 +105,7 @@ class Product(Joint):
         return lift(xs[0], self.rank) * lift(xs[1], self.rank)
 
     def interval(self, *boxes: Box) -> Box:
-        return product_range(*wide_boxes(boxes, self.out_shape))
+        return product_range(*(tuple(lift(t, self.rank) for t in box) for box in boxes))
 
     def worth(self, *boxes: Box) -> tuple[Tensor, ...]:
         """Where the planes are further apart than a small share of the product's range: next to a factor that hardly
@@ -112,7 +127,8 @@ class Product(Joint):
 
     def planes(self, boxes: tuple[Box, ...], mix: tuple[float | Tensor, float | Tensor] = (0.5, 0.5)) -> Planes:
         """The planes for mixtures r of the lower and of the upper side."""
-        p, q, lo_b, p2, q2, up_b = mccormick(*wide_boxes(boxes, self.out_shape), mix)
+        wide = (tuple(lift(t, self.rank) for t in box) for box in boxes)
+        p, q, lo_b, p2, q2, up_b = mccormick(*wide, mix)
         return EntryPlanes((p, q), lo_b, (p2, q2), up_b, boxes)
 
 

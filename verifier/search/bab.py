@@ -28,9 +28,12 @@ from torch import Tensor
 from verifier.attack.pgd import Attack, Found
 from verifier.attack.sweep import sweep
 from verifier.bounds.backward import concretise
+from verifier.bounds.base import RowBounds
 from verifier.bounds.chunks import Limits, bound_rows
+from verifier.bounds.fine import usable
 from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
+from verifier.bounds.still import Still
 from verifier.bounds.targets import Picked, Targets, best_rows
 from verifier.branching import HEURISTICS
 from verifier.clip.constraints import Halfspaces
@@ -47,6 +50,7 @@ FAIR = 128  # domains from which the measured rate counts, or the time that they
 PROBED = 128  # open domains that are bounded by two methods on trial
 MATTER = 6  # dimensions along which boxes have to be small, at most
 SAMPLE = 128  # domains on which deep clipping is weighed
+OFTEN = 0.05  # share of domains bounded again in float64 from which rows are bounded in float64 at once
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
 GRADIENT_COST = 3.0  # a gradient step against running the network forward
@@ -81,6 +85,7 @@ class Parts:
     limit: Limits
     memory: int  # bytes the pool may take
     trusted: bool  # whether the error terms hold for float32 here; otherwise every refutation is repeated in float64
+    still: Still | None = None  # what stands still in regions, where that spares much; of `program`
 
 
 class Search:
@@ -104,6 +109,7 @@ class Search:
             "most domains waiting": 0,
         }
         self.fine: tuple[Program, Targets] | None = None
+        self.often = False  # whether float32 leaves much to float64
         self.rate = 0.0  # domains bounded per second
         self.started = time.monotonic()
         self.attacks, self.point_seconds = 0, 0.0
@@ -122,12 +128,14 @@ class Search:
         `done` says whether nothing is left open.
         """
         fresh = self.fresh = self._regions()
+        if self.parts.still is not None:  # those that are bounded together come together
+            fresh = fresh.take(torch.argsort(self.parts.still.group, stable=True))
         self.scale = (fresh.upper - fresh.lower).amax(0).clamp(min=torch.finfo(fresh.lower.dtype).tiny)
         self.trials = Trials(self.scale)
         self._attack(self.config.attack.share)
         while self.witness is None and not self.deadline.passed():
             if self.at < len(fresh):
-                count = min(self._batch(), len(fresh) - self.at)
+                count = min(self._batch(), self._together(fresh.region[self.at :]))
                 children = fresh.take(slice(self.at, self.at + count))
                 self.at += count
             elif len(self.pool):
@@ -148,7 +156,8 @@ class Search:
         """How much of the input set is still open, by volume, every region counted alike; and what was set aside."""
         share = float(len(self.fresh) - self.at + self.unsplittable)
         if len(self.pool):
-            held, whole = self.pool.held, self.fresh.take(self.pool.held.region)
+            held, place = self.pool.held, torch.argsort(self.fresh.region)
+            whole = self.fresh.take(place[held.region])
             width = whole.upper - whole.lower
             part = torch.where(width > 0, (held.upper - held.lower) / width.clamp(min=1e-30), 1.0)
             share += float(part.double().prod(1).sum())
@@ -171,14 +180,10 @@ class Search:
         )
 
     def _regions(self) -> Domains:
-        """The regions as domains, their ends rounded outward to the working precision."""
-        p, program = self.parts.problem, self.parts.program
-        # To the model's own precision even if the search is finer: the model receives its inputs rounded to that.
-        coarse = torch.float64 if p.network.dtype == np.float64 and program.dtype == torch.float64 else torch.float32
-        lower = outward(torch.from_numpy(p.lower), coarse, -1).to(program.device, program.dtype)
-        upper = outward(torch.from_numpy(p.upper), coarse, 1).to(program.device, program.dtype)
-        region = torch.arange(len(lower), device=program.device)
-        zero = torch.zeros(len(lower), dtype=torch.float64, device=program.device)
+        """The regions as domains."""
+        lower, upper = regions_of(self.parts.problem, self.parts.program)
+        region = torch.arange(len(lower), device=lower.device)
+        zero = torch.zeros(len(lower), dtype=torch.float64, device=lower.device)
         prefer = torch.zeros_like(region)
         return Domains(lower, upper, region, self.parts.targets.start(region), zero, prefer)
 
@@ -189,11 +194,30 @@ class Search:
             return min(most, 64)
         return int(max(1, min(most, self.rate * min(ROUND_SECONDS, max(0.05, self.deadline.left() / 4)))))
 
+    def _together(self, left: Tensor) -> int:
+        """How many of the regions left are bounded in one go, at most: those of the first one's group."""
+        if self.parts.still is None:
+            return len(left)
+        group = self.parts.still.group[left]
+        return int((group == group[0]).sum())
+
+    def _largest_group(self) -> Tensor | None:
+        """Where the waiting domains belong to the group that has most of them: a round of one group has the overhead
+        of one. None where there are no groups.
+        """
+        still, held = self.parts.still, self.pool.held
+        if still is None:
+            return None
+        group = still.group[held.region]
+        return group == torch.bincount(group).argmax()
+
     def _children(self) -> Domains:
         """Takes domains from the pool and splits them."""
         batch = max(2, self._batch())
         before = self.trials.tried
-        children, whole = split(self.trials.choose(self.pool.pop(max(1, batch // 2)), self._scores))
+        children, whole = split(
+            self.trials.choose(self.pool.pop(max(1, batch // 2), self._largest_group()), self._scores)
+        )
         self.stats["domains"] += self.trials.tried - before
         self.stats["domains bounded on trial"] = self.trials.tried
         stuck = int(whole.sum())
@@ -250,8 +274,8 @@ class Search:
         picked = p.targets.pick(some.region, some.open)
         seconds, found, points = {}, {}, [some.lower + (some.upper - some.lower) / 2]
         for method in ("crown", "forward"):
-            start = time.monotonic()
-            bounds = bound_rows(p.program, some.lower, some.upper, p.targets.coef, picked.row, method, p.limit)
+            self.method, start = method, time.monotonic()
+            bounds = self._rows(p.program, p.targets, some, picked, None)
             seconds[method] = time.monotonic() - start
             found[method], speaker = best_rows(picked, bounds.lb.double() + picked.const, some.open)
             points.append(_lowest(bounds.plane, speaker, some))
@@ -278,9 +302,7 @@ class Search:
         targets = self.parts.targets
         picked = targets.pick(domains.region, domains.open)
         p, within = self.parts, self._within(domains, picked)
-        bounds = bound_rows(
-            p.program, domains.lower, domains.upper, targets.coef, picked.row, self.method, p.limit, within
-        )
+        bounds = self._rows(p.program, targets, domains, picked, within)
         lb = bounds.lb.double() + picked.const
         closed = targets.refuted(picked, lb)
         open = domains.open & ~closed
@@ -322,8 +344,27 @@ class Search:
     def _scores(self, domains: Domains) -> Tensor:
         """The least bound of the open disjuncts (D,), by their own boxes alone."""
         p, picked = self.parts, self.parts.targets.pick(domains.region, domains.open)
-        bounds = bound_rows(p.program, domains.lower, domains.upper, p.targets.coef, picked.row, self.method, p.limit)
+        bounds = self._rows(p.program, p.targets, domains, picked, None)
         return best_rows(picked, bounds.lb.double() + picked.const, domains.open)[0]
+
+    def _rows(
+        self, program: Program, targets: Targets, domains: Domains, picked: Picked, within: Halfspaces | None
+    ) -> RowBounds:
+        """Bounds of the picked rows, in the program's precision."""
+        l, u = domains.lower.to(program.dtype), domains.upper.to(program.dtype)
+        coef, row, still, fine = targets.coef, picked.row, self.parts.still, None
+        if self._rows_in_float64(program):
+            fine, targets = self._fine()
+            coef = targets.coef
+        if still is None:
+            return bound_rows(program, l, u, coef, row, self.method, self.parts.limit, within, None, fine)
+        return still.bound(program, l, u, domains.region, coef, row, self.method, self.parts.limit, within, fine)
+
+    def _rows_in_float64(self, program: Program) -> bool:
+        """Whether so many domains had to be bounded again in float64 that their rows go there at once."""
+        often = self.stats["rechecked in float64"] >= max(FAIR, OFTEN * self.stats["domains"])
+        self.often = self.often or (often and self.parts.trusted)
+        return self.often and usable(program)
 
     def _within(self, domains: Domains, picked: Picked) -> Halfspaces | None:
         """The half-spaces to bound within, if that pays: now and then a few domains are bounded both ways."""
@@ -334,7 +375,7 @@ class Search:
             some = torch.nonzero((within.g != 0).flatten(1).any(1)).squeeze(1)[:SAMPLE]
             few, rows, p, scores = domains.take(some), picked.at(some), self.parts, []
             for planes in (None, within.at(some)):
-                b = bound_rows(p.program, few.lower, few.upper, p.targets.coef, rows.row, self.method, p.limit, planes)
+                b = self._rows(p.program, p.targets, few, rows, planes)
                 scores.append(best_rows(rows, b.lb.double() + rows.const, few.open)[0])
             self.clipper.weigh(*scores)
         if not self.clipper.deep:
@@ -344,26 +385,21 @@ class Search:
 
     def _closed_in_float64(self, domains: Domains, open: Tensor, within: Halfspaces | None) -> Tensor:
         """Disjuncts (D, K) that float64 refutes, within half-spaces."""
+        program, targets = self._fine()
+        self.stats["rechecked in float64"] += len(domains)
+        picked = targets.pick(domains.region, open)
+        bounds = self._rows(program, targets, domains, picked, within)
+        return targets.refuted(picked, bounds.lb + picked.const)
+
+    def _fine(self) -> tuple[Program, Targets]:
+        """Program and targets in float64."""
         if self.fine is None:
             p = self.parts
             self.fine = (
-                Program(p.problem.network, torch.float64, p.program.device),
+                p.still.fine if p.still is not None else Program(p.program.network, torch.float64, p.program.device),
                 Targets(p.problem, torch.float64, p.program.device),
             )
-        program, targets = self.fine
-        self.stats["rechecked in float64"] += len(domains)
-        picked = targets.pick(domains.region, open)
-        bounds = bound_rows(
-            program,
-            domains.lower.double(),
-            domains.upper.double(),
-            targets.coef,
-            picked.row,
-            self.method,
-            self.parts.limit,
-            within,
-        )
-        return targets.refuted(picked, bounds.lb + picked.const)
+        return self.fine
 
     # --- counterexamples
 
@@ -470,3 +506,12 @@ def _lowest(plane: Tensor, speaker: Tensor, domains: Domains) -> Tensor:
     """Where the planes (D, S, m) of rows `speaker` (D,) are least over the domains: (D, m)."""
     slope = plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1)
     return torch.where(slope > 0, domains.lower, domains.upper)
+
+
+def regions_of(problem: Problem, program: Program) -> tuple[Tensor, Tensor]:
+    """The regions' ends (R, m) each, rounded outward to the working precision."""
+    # To the model's own precision even if the search is finer: the model receives its inputs rounded to that.
+    coarse = torch.float64 if problem.network.dtype == np.float64 and program.dtype == torch.float64 else torch.float32
+    ends = ((problem.lower, -1), (problem.upper, 1))
+    lower, upper = (outward(torch.from_numpy(t), coarse, s).to(program.device, program.dtype) for t, s in ends)
+    return lower, upper

@@ -84,19 +84,21 @@ class Pool(Generic[A]):
         if len(domains):
             self.held = domains if self.held is None else type(domains).join([self.held, domains])
 
-    def pop(self, count: int) -> A:
-        """Removes and returns up to `count` domains: those furthest from refutation, or the nearest when memory is
-        short.
+    def pop(self, count: int, among: Tensor | None = None) -> A:
+        """Removes and returns up to `count` domains, of those where `among` (D,) holds if it is given: those furthest
+        from refutation, or the nearest when memory is short.
         """
         held = self.held
-        if count >= len(held):
+        if among is None and count >= len(held):
             self.held = None
             return held
         crowded = 2 * held.bytes() > self.limit
-        chosen = torch.topk(held.score, count, largest=crowded, sorted=False).indices
+        score = held.score if among is None else held.score[among]
+        chosen = torch.topk(score, min(count, len(score)), largest=crowded, sorted=False).indices
+        chosen = chosen if among is None else torch.nonzero(among).squeeze(1)[chosen]
         rest = torch.ones(len(held), dtype=torch.bool, device=held.score.device)
         rest[chosen] = False
-        self.held = held.take(rest)
+        self.held = held.take(rest) if bool(rest.any()) else None
         return held.take(chosen)
 
     def worst(self, count: int) -> A:

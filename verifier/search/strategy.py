@@ -14,20 +14,25 @@ from verifier.attack.pgd import Attack
 from verifier.bounds import METHODS
 from verifier.bounds.chunks import limits
 from verifier.bounds.program import Program
+from verifier.bounds.still import Still, affordable
 from verifier.bounds.targets import Targets
 from verifier.config import Config
-from verifier.events import Deadline, Listener
+from verifier.events import Deadline, Event, Listener
+from verifier.net.apart import apart
 from verifier.ops.pointwise import Pointwise
 from verifier.problem import Problem
 from verifier.result import UsageError, Verdict, Witness
-from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search
+from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search, regions_of
 from verifier.search.neurons import NeuronSearch
 from verifier.search.portfolio import Portfolio
+from verifier.search.summands import SumSearch
 
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
 FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if neurons can be split as well
 MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
-KINDS = {"input": Search, "neurons": NeuronSearch}
+KINDS = {"input": Search, "neurons": NeuronSearch, "terms": SumSearch}
+MANY_REGIONS = 16  # from so many on it is asked what stands still in them
+VERY_MANY_REGIONS = 256  # so many are not taken one by one
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
 
 
@@ -39,7 +44,7 @@ class Plan:
     dtype: torch.dtype
     device: torch.device
     unbounded: tuple[str, ...]  # operators without bounds
-    splits: tuple[str, ...]  # what is split, input or neurons, in the order in which that is tried
+    splits: tuple[str, ...]  # what is split (`KINDS`), in the order in which that is tried
     reasons: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -79,11 +84,14 @@ def plan(problem: Problem, config: Config) -> Plan:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
     else:
         splits, why = _splits(problem, program, config)
+        if config.search.split == "auto" and SumSearch.fits(problem, program):
+            splits = ("terms", *splits)
         bounds = config.bounds.method
         if bounds == "auto":
             few = problem.most_moving <= FEW_DIMENSIONS
             bounds = f"crown{', or forward planes if a probe shows that they close more per second' if few else ''}"
         words = {
+            "terms": "splitting the inputs of each of the terms that add up to the output, bounds by crown",
             "input": f"input splitting by {config.branching.method}, bounds by {bounds}",
             "neurons": f"neuron splitting by {config.branching.neurons}, bounds by crown, then optimised dual bounds",
         }
@@ -137,8 +145,36 @@ def solve(
             plan.unbounded, deadline
         )
     parts = replace(parts, memory=parts.memory // len(plan.splits))
-    members = {f"splitting {s}": KINDS[s](parts, config, deadline, listener) for s in plan.splits}
+    members = {}
+    for s in plan.splits:
+        mine = parts if s != "input" else with_still(parts, config, listener)
+        members[f"splitting {s}"] = KINDS[s](mine, config, deadline, listener)
+        if mine.still is not None and len(problem.lower) >= VERY_MANY_REGIONS:
+            break  # the neurons of each region are split by themselves: there is not the time for that
     return Portfolio(members, deadline, listener).run()
+
+
+def with_still(parts: Parts, config: Config, listener: Listener) -> Parts:
+    """The parts with a program that walks over what moves alone, where most of the network stands still in a region.
+
+    The rows of tables are taken apart for it, so that one may move while others stand still.
+    """
+    problem, program = parts.problem, parts.program
+    everywhere = bool((problem.upper > problem.lower).all())  # then nothing stands still
+    if len(problem.lower) < MANY_REGIONS or everywhere or not affordable(program):
+        return parts
+    network = apart(problem.network)
+    if network is not problem.network:
+        program = Program(network, program.dtype, program.device)
+    fine = Program(network, torch.float64, program.device)
+    regions = regions_of(problem, program)  # what the model sees of ends that its precision does not hold
+    moving = torch.from_numpy(problem.upper > problem.lower).to(program.device)
+    still = Still(program, fine, *(end.double() for end in regions), moving)
+    if not still.pays():
+        return parts
+    facts = {"share that moves": round(still.share, 3), "groups of regions": len(still.moves)}
+    listener(Event("search", "bounding what moves alone", facts))
+    return replace(parts, program=program, still=still)
 
 
 def trusts_float32(program: Program) -> bool:

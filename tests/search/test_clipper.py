@@ -19,7 +19,7 @@ from test_whole_searches import outputs, planted
 from verifier.clip import relaxed
 from verifier.config import ClipConfig
 from verifier.result import Verdict
-from verifier.search import bab, clipper
+from verifier.search import bab, clipper, trials
 
 METHODS = clipper.LEVEL
 KEPT: list = []

@@ -89,7 +89,7 @@ def plan(problem: Problem, config: Config) -> Plan:
         bounds = config.bounds.method
         if bounds == "auto":
             few = problem.most_moving <= FEW_DIMENSIONS
-            bounds = f"crown{', or forward planes if a probe shows that they close more per second' if few else ''}"
+            bounds = f"crown{', or forward planes if a probe shows that they get further per second' if few else ''}"
         words = {
             "terms": "splitting the inputs of each of the terms that add up to the output, bounds by crown",
             "input": f"input splitting by {config.branching.method}, bounds by {bounds}",

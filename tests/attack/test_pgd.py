@@ -94,7 +94,7 @@ def test_planted_counterexamples_are_found(kind):
         if len(got.points):
             assert got.least <= 0
             values = ready.targets.values(ready.program.forward(got.points), torch.zeros(len(got.points)).long())
-            assert bool((values.amin(1) <= 0).all())
+            assert bool((values.amin(1) <= 1e-6).all())  # alone, a point rounds otherwise than in a batch
             assert values.amin(1).tolist() == sorted(values.amin(1).tolist())  # best first
     assert found >= 11
 

@@ -14,7 +14,7 @@ from verifier.bounds.chunks import bound_rows, limits
 from verifier.bounds.fine import usable
 from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
-from verifier.bounds.still import Still
+from verifier.bounds.still import Still, reach
 from verifier.net.apart import apart
 from verifier.net.graph import Network
 
@@ -123,3 +123,13 @@ def test_small_groups_move_together():
 def test_no_float64_rows_without_float32():
     program, fine, *_ = prepared(0, torch.float32)
     assert usable(program) and not usable(fine)
+
+
+def test_a_single_number_without_axes_is_reached():
+    s = Sketch(4)
+    cut = lambda a: {"axes": (0,), "starts": (a,), "ends": (a + 1,), "steps": (1,)}
+    parts = [s.reshape(s.function(s.add("Slice", ("t",), (1,), **cut(a)), "Relu")) for a in (0, 2)]
+    s.reshape(s.add("Add", tuple(parts), ()), 1)
+    found = reach(Program(s.network(), torch.float64, "cpu"))
+    assert found[:, -1].tolist() == [True, False, True, False]
+    assert found[:, -2].tolist() == [True, False, True, False]

@@ -191,7 +191,7 @@ def reach(program: Program) -> Tensor:
             any_of = torch.stack([found[i] for i in step.inputs]).any(0).to(one.dtype)
             mask = any_of.view(-1, *[1] * len(program.shapes[k])).expand(-1, *program.shapes[k])
         masks.append(mask)
-        found.append((mask != 0).flatten(1).any(1))
+        found.append((mask != 0).reshape(len(mask), size(program.shapes[k])).any(1))
         for i in step.inputs:
             if last[i] == k:
                 masks[i] = None  # nobody reads it any more

@@ -10,8 +10,9 @@ box (`verifier.bounds.backward.settle`).
 Regions in which the same values move form a group, and small groups one together. A batch is bounded group by group.
 
 Why it is sound. A box of a value over a whole region, by intervals from the region's own ends, holds in every part of
-it, whether or not the value depends on what moves. So a wrong answer to what moves could make bounds loose, never
-wrong. Boxes are rounded outward to the working precision.
+it, whether or not the value depends on what moves: what is taken to move only decides how much is saved. But regions
+share a box if they agree in the dimensions that reach the value, so `reach` may say too much, never too little. Boxes
+are rounded outward to the working precision.
 
 Which input reaches which value is known entry by entry through moves and functions of one number, otherwise every
 entry of a result is taken to depend on all that any of them depends on.

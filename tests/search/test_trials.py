@@ -71,6 +71,16 @@ def test_a_dimension_that_does_not_move_is_never_named():
     assert (out.prefer == 0).all()
 
 
+def test_a_dimension_that_cannot_be_halved_is_never_named():
+    """A side of one step of the precision: ends that rounding moved apart, the widest there is next to its region's."""
+    some = parents(20, 0)
+    some.lower[:, 1] = 1.0
+    some.upper[:, 1] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    trials = Trials(torch.tensor([10.0, 1e-7, 10.0]))
+    out = trials.choose(some, needs(2))
+    assert trials.rule == "second" and (out.prefer == 2).all()
+
+
 def test_bounds_that_are_not_numbers_count_as_the_worst():
     nothing = lambda domains: torch.full((len(domains),), torch.nan, dtype=torch.float64)  # noqa: E731
     trials = Trials(torch.ones(3))

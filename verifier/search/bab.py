@@ -42,7 +42,7 @@ from verifier.events import Deadline, Event, Listener
 from verifier.problem import Problem
 from verifier.result import Verdict, Witness
 from verifier.search.clipper import Clipper
-from verifier.search.domains import Domains, Pool, split
+from verifier.search.domains import Domains, Pool, halvable, split
 from verifier.search.trials import Trials
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
@@ -156,8 +156,7 @@ class Search:
         """How much of the input set is still open, by volume, every region counted alike; and what was set aside."""
         share = float(len(self.fresh) - self.at + self.unsplittable)
         if len(self.pool):
-            held, place = self.pool.held, torch.argsort(self.fresh.region)
-            whole = self.fresh.take(place[held.region])
+            held, whole = self.pool.held, self.fresh.take(self.pool.held.region)
             width = whole.upper - whole.lower
             part = torch.where(width > 0, (held.upper - held.lower) / width.clamp(min=1e-30), 1.0)
             share += float(part.double().prod(1).sum())
@@ -336,8 +335,7 @@ class Search:
         scale = self.scale.unsqueeze(0)
         preference = self.score(kept.lower, kept.upper, scale, bounds.slope, lb, picked, targets.n_slots)
         middle = kept.lower + (kept.upper - kept.lower) / 2
-        narrow = ~((middle > kept.lower) & (middle < kept.upper))  # cannot be halved in this precision
-        preference = torch.where(narrow, -1.0, torch.nan_to_num(preference))
+        preference = torch.where(halvable(kept.lower, kept.upper), torch.nan_to_num(preference), -1.0)
         kept.prefer = preference.argmax(1)
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
 

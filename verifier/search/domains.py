@@ -107,6 +107,12 @@ class Pool(Generic[A]):
         return self.held.take(chosen)
 
 
+def halvable(l: Tensor, u: Tensor) -> Tensor:
+    """Where a side's middle differs from both of its ends: bool like l. Narrower ones the precision cannot halve."""
+    middle = l + (u - l) / 2
+    return (middle > l) & (middle < u)
+
+
 def split(domains: Domains) -> tuple[Domains, Tensor]:
     """Halves every domain along its preferred dimension: children that cover their parents exactly.
 
@@ -117,8 +123,7 @@ def split(domains: Domains) -> tuple[Domains, Tensor]:
     """
     d = domains.prefer.unsqueeze(1)
     l, u = domains.lower.gather(1, d), domains.upper.gather(1, d)
-    mid = l + (u - l) / 2
-    can = (mid > l) & (mid < u)
+    mid, can = l + (u - l) / 2, halvable(l, u)
     split = can.squeeze(1)
     left, right = domains.take(slice(None)), domains.take(split)
     left.upper = torch.where(can, left.upper.scatter(1, d, mid), left.upper)

@@ -38,7 +38,7 @@ from verifier.net.graph import Network, Node
 from verifier.net.graph import Tensor as Place
 from verifier.problem import Problem
 from verifier.search.bab import Search
-from verifier.search.domains import Arrays
+from verifier.search.domains import Arrays, halvable
 
 ERROR = 1e-12
 MOST_TASKS = 64  # rows over regions; more are taken together by the other searches
@@ -162,8 +162,7 @@ class SumSearch(Search):
         self.seconds["bounds"] += time.monotonic() - start
         lb = bounds.lb[:, 0]
         out.score = torch.maximum(out.score, torch.where(torch.isfinite(lb), lb, -torch.inf))
-        width, middle = out.upper - out.lower, out.lower + (out.upper - out.lower) / 2
-        can = (middle > out.lower) & (middle < out.upper) & self.reached[j]
+        width, can = out.upper - out.lower, halvable(out.lower, out.upper) & self.reached[j]
         slope = torch.nan_to_num(bounds.slope[:, 0].abs(), posinf=0.0)
         gain = slope * width
         gain = torch.where(can, gain + 1e-3 * (1e-30 + gain.amax(1, keepdim=True)) * (width > 0), -1.0)

@@ -22,7 +22,7 @@ from math import inf, log
 import torch
 from torch import Tensor
 
-from verifier.search.domains import Domains, split
+from verifier.search.domains import Domains, halvable, split
 
 SAMPLE = 64  # parents on which both rules are tried
 LEAST = 8  # fewer say nothing
@@ -59,8 +59,9 @@ class Trials:
         return out
 
     def _second(self, parents: Domains) -> Tensor:
-        """The widest dimension but the first rule's, if another one moves: (P,)."""
+        """The widest dimension but the first rule's, if another one can be halved: (P,)."""
         width = (parents.upper - parents.lower) / self.scale
+        width = torch.where(halvable(parents.lower, parents.upper), width, -1.0)
         width = width.scatter(1, parents.prefer.unsqueeze(1), -1.0)
         widest = width.max(1)
         return torch.where(widest.values > 0, widest.indices, parents.prefer)

@@ -12,7 +12,7 @@ from queries import query, search, settings
 from verifier.attack import sweep as module
 from verifier.attack.sweep import FEW, sweep
 from verifier.result import Verdict
-from verifier.search import bab
+from verifier.search import falsify
 
 
 def generator() -> torch.Generator:
@@ -70,5 +70,5 @@ def test_a_place_that_no_gradient_leads_to(monkeypatch):
     q = query(2, 1, [([0.0, 0.0], [64.0, 64.0])], [(0, [({2: -1.0}, 1.9)])])
     c = settings(rounds=1)
     assert search(network, q, c).verdict == Verdict.SAT
-    monkeypatch.setattr(bab, "sweep", lambda *a: iter(()))
+    monkeypatch.setattr(falsify, "sweep", lambda *a: iter(()))
     assert search(network, q, c).verdict == Verdict.UNKNOWN

@@ -25,8 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.attack.pgd import Attack, Found
-from verifier.attack.sweep import sweep
+from verifier.attack.pgd import Attack
 from verifier.bounds.backward import concretise
 from verifier.bounds.base import RowBounds
 from verifier.bounds.chunks import Limits, bound_rows
@@ -43,19 +42,15 @@ from verifier.problem import Problem
 from verifier.result import Verdict, Witness
 from verifier.search.clipper import Clipper
 from verifier.search.domains import Domains, Pool, halvable, split
+from verifier.search.falsify import Falsifier
+from verifier.search.methods import choose, lowest
 from verifier.search.trials import Trials
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
 FAIR = 128  # domains from which the measured rate counts, or the time that they would take at that rate
-PROBED = 128  # open domains that are bounded by two methods on trial
-MATTER = 6  # dimensions along which boxes have to be small, at most
+PROBED, PROBE_SECONDS = 128, 1.0  # open domains bounded by two methods on trial; about so long by the first
 SAMPLE = 128  # domains on which deep clipping is weighed
 OFTEN = 0.05  # share of domains bounded again in float64 from which rows are bounded in float64 at once
-GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
-LARGEST = 32.0  # up to so many times the first
-GRADIENT_COST = 3.0  # a gradient step against running the network forward
-SWEPT_BOXES, SWEPT_POINTS, SWEPT_BLOCK = 16, 5000, 64  # of a sweep: from so many boxes so many points at a time
-SWEEP_SHARE = 0.25  # of the time left for those
 FEW_DIMENSIONS = 16  # forward planes carry one column per dimension
 ROUND_SECONDS = 1.0  # a round aims to take no longer, so that deadline, attack and progress get their turn
 
@@ -98,7 +93,6 @@ class Search:
         self.undecided = config.bounds.method == "auto" and parts.problem.most_moving <= FEW_DIMENSIONS
         self.pool = Pool(parts.memory)
         self.clipper = Clipper(config.clip, parts.trusted or parts.program.dtype == torch.float64)
-        self.witness: Witness | None = None
         self.unsplittable, self.at, self.done = 0, 0, False  # `at`: the next region
         self.seconds = {"attack": 0.0, "bounds": 0.0, "replay": 0.0}
         self.stats = {
@@ -111,9 +105,14 @@ class Search:
         self.fine: tuple[Program, Targets] | None = None
         self.often = False  # whether float32 leaves much to float64
         self.rate = 0.0  # domains bounded per second
-        self.started = time.monotonic()
-        self.attacks, self.point_seconds = 0, 0.0
-        self.places: Iterator[tuple[Tensor, Tensor]] | None = None
+        self.falsifier = Falsifier(
+            parts.problem, parts.attack, parts.confirm, config.attack, deadline, self.seconds, self.stats
+        )
+
+    @property
+    def witness(self) -> Witness | None:
+        """A counterexample that was replayed."""
+        return self.falsifier.witness
 
     # --- the loop
 
@@ -213,10 +212,11 @@ class Search:
     def _children(self) -> Domains:
         """Takes domains from the pool and splits them."""
         batch = max(2, self._batch())
-        before = self.trials.tried
-        children, whole = split(
-            self.trials.choose(self.pool.pop(max(1, batch // 2), self._largest_group()), self._scores)
-        )
+        before, begin = self.trials.tried, time.monotonic()
+        parents = self.pool.pop(max(1, batch // 2), self._largest_group())
+        parents = self.trials.choose(parents, self._scores)
+        self.seconds["bounds"] += time.monotonic() - begin
+        children, whole = split(parents)
         self.stats["domains"] += self.trials.tried - before
         self.stats["domains bounded on trial"] = self.trials.tried
         stuck = int(whole.sum())
@@ -241,7 +241,7 @@ class Search:
         self.pool.add(kept)
         self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.pool))
         if len(points):
-            self._try(self.parts.attack.probe(points, region))
+            self.falsifier.probe(points, region)
         self._tell(self.pool)
 
     def _tell(self, pool: Pool) -> None:
@@ -259,38 +259,25 @@ class Search:
         return self.stats["domains"] >= FAIR or self.seconds["bounds"] > FAIR / SLOW
 
     def _choose_method(self) -> None:
-        """Where the backward method is slow, measures what forward planes would cost, and keeps the better of the two.
-
-        Both bound the same open domains. A relaxation loses in proportion to the square of a box's width, so a method
-        that is further below the true values, as far as points show these, by a factor q needs boxes smaller by the
-        root of q in each dimension: q^(m / 2) times as many, m the dimensions that matter. (Not the share closed at
-        once, of which the easy parts are most: where forward planes stall, they close many domains a second.)
-        """
+        """Where the backward method is slow, measures whether forward planes get further, and keeps the better one."""
         self.undecided = False
         if self.rate >= SLOW:
             return
-        some, p = self.pool.worst(PROBED), self.parts
+        begin, p = time.monotonic(), self.parts
+        some = self.pool.worst(max(1, min(PROBED, int(self.rate * PROBE_SECONDS))))
         picked = p.targets.pick(some.region, some.open)
-        seconds, found, points = {}, {}, [some.lower + (some.upper - some.lower) / 2]
-        for method in ("crown", "forward"):
-            self.method, start = method, time.monotonic()
-            bounds = self._rows(p.program, p.targets, some, picked, None)
-            seconds[method] = time.monotonic() - start
-            found[method], speaker = best_rows(picked, bounds.lb.double() + picked.const, some.open)
-            points.append(_lowest(bounds.plane, speaker, some))
-        true = torch.full_like(found["crown"], float("inf"))
-        for x in points:
-            y = p.program.forward(x).double()
-            rows = torch.einsum("dsp,dp->ds", p.targets.coef[picked.row].double(), y) + picked.const
-            true = torch.minimum(true, best_rows(picked, rows, some.open)[0])
-        gap = {m: torch.nan_to_num(true - low, nan=1e30, posinf=1e30).clamp(1e-9, 1e30) for m, low in found.items()}
-        looser = float((gap["forward"] / gap["crown"]).log().mean().exp())
-        dimensions = min(self.parts.problem.most_moving, MATTER)
-        needs = {"crown": seconds["crown"], "forward": seconds["forward"] * looser ** (dimensions / 2)}
-        self.method = min(needs, key=needs.get)
-        self.rate = 0.0
-        facts = {"forward looser by": round(looser, 3)} | {f"seconds, {m}": round(s, 3) for m, s in seconds.items()}
-        self.listener(Event("search", f"bounding by {self.method}", facts))
+        coef = p.targets.coef[picked.row].double()
+        choice = choose(
+            some,
+            picked,
+            lambda method: self._rows(p.program, p.targets, some, picked, None, method),
+            lambda x: torch.einsum("dsp,dp->ds", coef, p.program.forward(x).double()) + picked.const,
+            p.problem.most_moving,
+        )
+        self.method, self.rate = choice.method, choice.rate
+        self.stats["domains"] += 2 * len(some)
+        self.seconds["bounds"] += time.monotonic() - begin
+        self.listener(Event("search", f"bounding by {self.method}", choice.facts))
 
     # --- bounding
 
@@ -331,7 +318,7 @@ class Search:
         if self.clipper.level:  # the boxes are smaller now
             lb = torch.maximum(lb, concretise(plane, kept.lower, kept.upper) + bounds.bias + picked.const)
         kept.score, speaker = best_rows(picked, lb, kept.open)
-        points = _lowest(plane, speaker, kept)
+        points = lowest(plane, speaker, kept)
         scale = self.scale.unsqueeze(0)
         preference = self.score(kept.lower, kept.upper, scale, bounds.slope, lb, picked, targets.n_slots)
         middle = kept.lower + (kept.upper - kept.lower) / 2
@@ -346,17 +333,24 @@ class Search:
         return best_rows(picked, bounds.lb.double() + picked.const, domains.open)[0]
 
     def _rows(
-        self, program: Program, targets: Targets, domains: Domains, picked: Picked, within: Halfspaces | None
+        self,
+        program: Program,
+        targets: Targets,
+        domains: Domains,
+        picked: Picked,
+        within: Halfspaces | None,
+        method: str = "",
     ) -> RowBounds:
-        """Bounds of the picked rows, in the program's precision."""
+        """Bounds of the picked rows, in the program's precision; by the search's own method if none is named."""
+        method = method or self.method
         l, u = domains.lower.to(program.dtype), domains.upper.to(program.dtype)
         coef, row, still, fine = targets.coef, picked.row, self.parts.still, None
         if self._rows_in_float64(program):
             fine, targets = self._fine()
             coef = targets.coef
         if still is None:
-            return bound_rows(program, l, u, coef, row, self.method, self.parts.limit, within, None, fine)
-        return still.bound(program, l, u, domains.region, coef, row, self.method, self.parts.limit, within, fine)
+            return bound_rows(program, l, u, coef, row, method, self.parts.limit, within, None, fine)
+        return still.bound(program, l, u, domains.region, coef, row, method, self.parts.limit, within, fine)
 
     def _rows_in_float64(self, program: Program) -> bool:
         """Whether so many domains had to be bounded again in float64 that their rows go there at once."""
@@ -399,75 +393,9 @@ class Search:
             )
         return self.fine
 
-    # --- counterexamples
-
     def _attack(self, share: float) -> None:
-        """One gradient attack, if attacks have had less than `share` of the time so far. Every failure makes the next
-        one larger.
-
-        By turns it starts all over the regions, and in the open domains furthest from refutation.
-        """
-        attack, c = self.parts.attack, self.config.attack
-        elapsed = time.monotonic() - self.started
-        if (
-            c.method == "none"
-            or self.witness is not None
-            or (self.attacks and self.seconds["attack"] > share * elapsed)
-        ):
-            return
-        start = time.monotonic()
-        if self.attacks % 2 and len(self.pool):
-            domains = self.pool.worst(16)
-        else:
-            some = torch.randperm(len(self.fresh), generator=attack.generator)[:64].to(self.fresh.region.device)
-            domains = self.fresh.take(some)
-        effort = min(GROWTH**self.attacks, LARGEST)
-        steps = round(c.steps * effort**0.5)
-        seconds = max(0.2, 0.05 * self.deadline.left(), share * elapsed / 2)
-        affordable = seconds / (GRADIENT_COST * steps * self._seconds_per_point(domains))
-        restarts = max(1, int(min(c.restarts * effort, affordable)) // len(domains))
-        domains = domains.take(slice(0, max(1, int(affordable))))
-        allowed = self.deadline.sooner(seconds)
-        self.attacks += 1
-        self._sweep()
-        if self.witness is None:
-            self._try(
-                attack.descend(domains.lower, domains.upper, domains.region, domains.open, restarts, steps, allowed)
-            )
-        self.seconds["attack"] += time.monotonic() - start
-
-    def _sweep(self) -> None:
-        """Goes on trying all places where few dimensions move."""
-        if self.places is None:
-            few = self.fresh.take(slice(0, SWEPT_BOXES))
-            self.places = sweep(few.lower, few.upper, SWEPT_BLOCK, self.parts.attack.generator)
-        until, done = self.deadline.sooner(SWEEP_SHARE * self.deadline.left()), 0
-        while self.witness is None and done < SWEPT_POINTS and not until.passed():
-            x, box = next(self.places, (None, None))
-            if x is None:
-                return
-            done += len(x)
-            self._try(self.parts.attack.probe(x, self.fresh.region[box]))
-
-    def _seconds_per_point(self, domains: Domains) -> float:
-        """What running the network forward costs per point, measured once on a handful."""
-        if not self.point_seconds:
-            x = domains.lower[:8].repeat(8, 1)[:8]
-            begin = time.monotonic()
-            self.parts.attack.probe(x, domains.region[:8].repeat(8)[:8])
-            self.point_seconds = max(1e-9, (time.monotonic() - begin) / len(x))
-        return self.point_seconds
-
-    def _try(self, found: Found) -> None:
-        """Replays candidates until one is confirmed."""
-        start = time.monotonic()
-        points = found.points.detach().double().cpu().numpy()
-        for x in self.parts.problem.lift(points):
-            self.witness = self.parts.confirm(x)
-            if self.witness is not None or self.deadline.passed():
-                break
-            self.stats["replays refused"] += 1
-        self.seconds["replay"] += time.monotonic() - start
+        """One more attack, if attacks have had less than `share` of the time so far."""
+        self.falsifier.attack(share, self.fresh, self.pool)
 
     def _waiting(self) -> int:
         return len(self.pool)
@@ -498,12 +426,6 @@ class Search:
             )
         stats = {**self.stats, **self.clipper.stats}
         return Outcome(verdict, reason, self.witness, dict(self.seconds), stats)
-
-
-def _lowest(plane: Tensor, speaker: Tensor, domains: Domains) -> Tensor:
-    """Where the planes (D, S, m) of rows `speaker` (D,) are least over the domains: (D, m)."""
-    slope = plane.gather(1, speaker.view(-1, 1, 1).expand(-1, -1, plane.shape[2])).squeeze(1)
-    return torch.where(slope > 0, domains.lower, domains.upper)
 
 
 def regions_of(problem: Problem, program: Program) -> tuple[Tensor, Tensor]:

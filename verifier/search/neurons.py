@@ -20,8 +20,7 @@ from torch import Tensor
 from verifier.bounds.crown import ALL_SECONDS, crown_trace
 from verifier.bounds.dual import Settings
 from verifier.bounds.final import final_rows
-from verifier.bounds.program import Program
-from verifier.bounds.targets import Picked, Targets
+from verifier.bounds.targets import Picked
 from verifier.bounds.tighten import tightened
 from verifier.bounds.trace import Trace, known, trace_values
 from verifier.branching import NEURONS
@@ -119,9 +118,9 @@ class NeuronSearch(Search):
     def _root(self, index: int) -> Bounder | None:
         """Bounds the region as a whole; its open disjuncts become cases. None where that settles it."""
         box, begin = self.fresh.take(slice(index, index + 1)), time.monotonic()
-        program = self.parts.program if self.parts.trusted else self._in_float64()[0]
+        program = self.parts.program if self.parts.trusted else self._fine()[0]
         l, u = box.lower.to(program.dtype), box.upper.to(program.dtype)
-        trace = crown_trace(program, l, u, self.parts.limit.rows, None, self._rows(box), self._root_seconds())
+        trace = crown_trace(program, l, u, self.parts.limit.rows, None, self._asked(box), self._root_seconds())
         self.stats["domains"] += 1
         if not self._refute(trace, index):
             return None
@@ -134,24 +133,24 @@ class NeuronSearch(Search):
         """The root's boxes anew in float64, where rounding costs nothing: over many layers its charge grows until it
         hides what the network does.
         """
-        program, _ = self._in_float64()
+        program, _ = self._fine()
         limit = self.parts.limit.rows
         l, u = box.lower.double(), box.upper.double()
-        trace = crown_trace(program, l, u, limit, None, self._rows(box), self._root_seconds())
+        trace = crown_trace(program, l, u, limit, None, self._asked(box), self._root_seconds())
         self._refute(trace, index)
         return trace_values(self.parts.program, box.lower, box.upper, limit, known(trace), None, trace.asked)
 
     def _root_seconds(self) -> float:
         return min(ALL_SECONDS, ROOT_SHARE * self.deadline.left())
 
-    def _rows(self, box: Domains) -> Tensor:
+    def _asked(self, box: Domains) -> Tensor:
         """The rows of a region's open disjuncts."""
         return self.parts.targets.coef[self.parts.targets.pick(box.region, box.open).row]
 
     def _refute(self, trace: Trace, index: int) -> bool:
         """Closes the disjuncts of a region that rows bounded backward on a trace refute; whether any stays open."""
         box = self.fresh.take(slice(index, index + 1))
-        targets = self.parts.targets if trace.program is self.parts.program else self._in_float64()[1]
+        targets = self.parts.targets if trace.program is self.parts.program else self._fine()[1]
         picked = targets.pick(box.region, box.open)
         lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
         self.fresh.open[index] = box.open[0] & ~targets.refuted(picked, lb)[0]
@@ -177,7 +176,7 @@ class NeuronSearch(Search):
 
     def _plant(self, trace: Trace, index: int) -> Bounder | None:
         """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
-        fine, fine_targets = self._in_float64()
+        fine, fine_targets = self._fine()
         targets = self.parts.targets if self.parts.trusted else fine_targets
         box = self.fresh.take(slice(index, index + 1))
         picked = targets.pick(box.region, box.open)
@@ -197,12 +196,6 @@ class NeuronSearch(Search):
         )
         self._settle(bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED), bounder, index)
         return bounder
-
-    def _in_float64(self) -> tuple[Program, Targets]:
-        if self.fine is None:
-            p, device = self.parts.problem, self.parts.program.device
-            self.fine = (Program(p.network, torch.float64, device), Targets(p, torch.float64, device))
-        return self.fine
 
     # --- rounds
 
@@ -242,7 +235,7 @@ class NeuronSearch(Search):
         if not len(kept):
             return
         region = self.fresh.region[index].expand(len(kept))
-        self._try(self.parts.attack.probe(bounded.x.to(self.parts.program.dtype), region))
+        self.falsifier.probe(bounded.x.to(self.parts.program.dtype), region)
         ended = kept.prefer[:, 0] < 0
         if bool(ended.any()):
             self._end(kept.take(ended), bounder, region[:1])
@@ -273,7 +266,7 @@ class NeuronSearch(Search):
                 continue
             if solved is not None:
                 x = torch.from_numpy(solved.x)[None].to(region.device, self.parts.program.dtype)
-                self._try(self.parts.attack.probe(x, region))
+                self.falsifier.probe(x, region)
             if self.witness is None:
                 self.unsplittable += 1
 

@@ -91,14 +91,14 @@ class Short:
     def __init__(self, room: int, error: BaseException):
         self.room, self.error, self.tried = room, error, []
 
-    def entries(self, program, rows, moving):
+    def entries(self, program, rows, moving, still):
         return 1
 
-    def run(self, program, l, u, rows, limit):
+    def run(self, program, l, u, rows, limit, given):
         self.tried.append(len(l))
         if len(l) > self.room:
             raise self.error
-        return METHODS["interval"].run(program, l, u, rows, limit)
+        return METHODS["interval"].run(program, l, u, rows, limit, given)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])

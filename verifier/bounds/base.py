@@ -1,12 +1,9 @@
 """What a bounding method returns, and how it is called.
 
-A method has `run(program, l, u, rows, limit, within, still, fine) -> RowBounds`: l, u (D, m) are boxes of the input,
-rows (D, S, p) are coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks
-are cut to it); what it finds need hold only within the half-spaces `within`, which it may make use of; `still` says
-what stands still in all of the domains (`verifier.bounds.still`); with `fine`, the program in float64, the rows are
-float64 and their bounds are meant to be as exact as that allows (`verifier.bounds.fine`). And `entries(program, rows,
-moving, still) -> int`, the size of its largest working tensor per domain where so many dimensions move, from which
-chunks are cut before memory is taken.
+A method has `run(program, l, u, rows, limit, given) -> RowBounds`: l, u (D, m) are boxes of the input, rows (D, S, p)
+are coefficients over the output, `limit` is the number of bytes one working tensor may take (row blocks are cut to it),
+`given` what is known besides (`Given`). And `entries(program, rows, moving, still) -> int`, the size of its largest
+working tensor per domain where so many dimensions move, from which chunks are cut before memory is taken.
 """
 
 from __future__ import annotations
@@ -35,6 +32,25 @@ class Part(NamedTuple):
 
     def at(self, index: Tensor | slice) -> Part:
         return Part(self.moves, {k: (l[index], u[index]) for k, (l, u) in self.boxes.items()})
+
+
+class Given(NamedTuple):
+    """What a method may make use of, for D domains. What it finds need hold only within the half-spaces `within`;
+    `still` is what stands still in all of the domains (`verifier.bounds.still`); with `fine`, the program in float64,
+    the rows are float64 and their bounds are meant to be as exact as that allows (`verifier.bounds.fine`).
+    """
+
+    within: Halfspaces | None = None
+    still: Part | None = None
+    fine: Program | None = None
+
+    def at(self, index: Tensor | slice) -> Given:
+        """For some of the domains."""
+        within, still = (None if t is None else t.at(index) for t in (self.within, self.still))
+        return Given(within, still, self.fine)
+
+
+NOTHING = Given()
 
 
 class RowBounds(NamedTuple):
@@ -89,7 +105,5 @@ class Method(Protocol):
         u: Tensor,
         rows: Tensor,
         limit: int,
-        within: Halfspaces | None = None,
-        still: Part | None = None,
-        fine: Program | None = None,
+        given: Given = NOTHING,
     ) -> RowBounds: ...

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.base import Part, RowBounds, moving
+from verifier.bounds.base import NOTHING, Given, RowBounds, moving
 from verifier.bounds.program import Program
-from verifier.clip.constraints import Halfspaces
 
 # One coefficient tensor of a chunk on a CPU; measured best between 2 and 8 MiB on cores with 1-2 MiB of L2.
 CACHE_BYTES = 4 << 20
@@ -84,29 +83,20 @@ def bound_rows(
     row: Tensor,
     method: str,
     limit: Limits | None = None,
-    within: Halfspaces | None = None,
-    still: Part | None = None,
-    fine: Program | None = None,
+    given: Given = NOTHING,
 ) -> RowBounds:
     """Bounds of rows coef[row] over boxes l, u (D, m) by a registered method, in chunks; coef (U, p), row (D, S).
-    With `within`, bounds that hold within those half-spaces; `still`: what stands still in all of the domains; with
-    `fine` (and coef in float64) the rows are bounded in float64 (`verifier.bounds.fine`).
+    `given`: what is known of the domains besides; with a `fine` program coef is in float64.
 
     See `RowBounds`. Raises the device's out-of-memory error only when a few rows of a single domain do not fit.
     """
     limit = limit or limits(l.device)
     run, entries = METHODS[method].run, METHODS[method].entries
-    moves = () if still is None else (still,)
 
     def one(cut: slice, row_bytes: int = limit.rows) -> RowBounds:
-        more = {} if within is None else {"within": within.at(cut)}
-        if still is not None:
-            more["still"] = still.at(cut)
-        if fine is not None:
-            more["fine"] = fine
-        return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, **more)
+        return run(program, l[cut], u[cut], coef[row[cut]], row_bytes, given.at(cut))
 
-    bytes_each = entries(program, row.shape[1], moving(l, u), *moves) * l.element_size()
+    bytes_each = entries(program, row.shape[1], moving(l, u), given.still) * l.element_size()
     bytes_each = max(1, bytes_each)
     chunk = max(1, min(len(l), max(limit.chunk // bytes_each, min(FEW, limit.few // bytes_each))))
     threads = torch.get_num_threads() if l.device.type == "cpu" else 1

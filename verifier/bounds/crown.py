@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.bounds import METHODS
 from verifier.bounds.backward import backward, concretise, seed
-from verifier.bounds.base import Part, RowBounds, widest
+from verifier.bounds.base import NOTHING, Given, Part, RowBounds, widest
 from verifier.bounds.entries import SECONDS, bound_entries
 from verifier.bounds.final import final_rows
 from verifier.bounds.forward import Walker
@@ -159,8 +159,7 @@ class Crown:
         u: Tensor,
         rows: Tensor,
         limit: int,
-        within: Halfspaces | None = None,
-        still: Part | None = None,
-        fine: Program | None = None,
+        given: Given = NOTHING,
     ) -> RowBounds:
-        return final_rows(crown_trace(program, l, u, limit, within, rows, still=still), rows, limit, fine)
+        trace = crown_trace(program, l, u, limit, given.within, rows, still=given.still)
+        return final_rows(trace, rows, limit, given.fine)

@@ -25,11 +25,10 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.base import Part, RowBounds, thin, widest
+from verifier.bounds.base import NOTHING, Given, Part, RowBounds, thin, widest
 from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program, Step
 from verifier.bounds.trace import Trace, trace_values
-from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Joint, Move, gamma
 
 Planes = tuple[Tensor, Tensor, Tensor]  # L, U, e
@@ -204,9 +203,8 @@ class Forward:
         u: Tensor,
         rows: Tensor,
         limit: int,
-        within: Halfspaces | None = None,
-        still: Part | None = None,
-        fine: Program | None = None,
+        given: Given = NOTHING,
     ) -> RowBounds:
         walker = Walker(program, l, u)
-        return final_rows(trace_values(program, l, u, limit, walker.tighten, still=still), rows, limit, fine)
+        trace = trace_values(program, l, u, limit, walker.tighten, still=given.still)
+        return final_rows(trace, rows, limit, given.fine)

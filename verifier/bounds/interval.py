@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import METHODS
-from verifier.bounds.base import Box, Part, RowBounds, widest
+from verifier.bounds.base import NOTHING, Box, Given, Part, RowBounds, widest
 from verifier.bounds.program import Program, Step
-from verifier.clip.constraints import Halfspaces
 from verifier.ops.base import Affine, Move, gamma, size
 
 
@@ -92,11 +91,10 @@ class Interval:
         u: Tensor,
         rows: Tensor,
         limit: int,
-        within: Halfspaces | None = None,
-        still: Part | None = None,
-        fine: Program | None = None,
+        given: Given = NOTHING,
     ) -> RowBounds:
         rows = rows.to(l.dtype)  # of intervals rows in float64 are not worth a pass
+        still = given.still
         values: list[Box | None] = [(l, u)]
         for k, step in enumerate(program.steps[1:], 1):
             if still is not None and not still.moves[k]:

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from verifier.bounds.base import Box, Part, RowBounds
+from verifier.bounds.base import Box, Given, Part, RowBounds
 from verifier.bounds.chunks import Limits, bound_rows, join
 from verifier.bounds.interval import outward, step_interval
 from verifier.bounds.program import Program
@@ -135,8 +135,8 @@ class Still:
         for some in order.split(torch.bincount(group, minlength=len(self.moves)).tolist()):
             if len(some):
                 part = self.part(int(group[some[0]]), region[some], program.dtype)
-                planes = None if within is None else within.at(some)
-                parts.append(bound_rows(program, l[some], u[some], coef, row[some], method, limit, planes, part, fine))
+                given = Given(None if within is None else within.at(some), part, fine)
+                parts.append(bound_rows(program, l[some], u[some], coef, row[some], method, limit, given))
         return join(parts).at(torch.argsort(order))
 
     def _different(self, value: int) -> tuple[Tensor, Tensor]:

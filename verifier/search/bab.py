@@ -27,7 +27,7 @@ from torch import Tensor
 
 from verifier.attack.pgd import Attack
 from verifier.bounds.backward import concretise
-from verifier.bounds.base import RowBounds
+from verifier.bounds.base import Given, RowBounds
 from verifier.bounds.chunks import Limits, bound_rows
 from verifier.bounds.fine import usable
 from verifier.bounds.interval import outward
@@ -349,7 +349,7 @@ class Search:
             fine, targets = self._fine()
             coef = targets.coef
         if still is None:
-            return bound_rows(program, l, u, coef, row, method, self.parts.limit, within, None, fine)
+            return bound_rows(program, l, u, coef, row, method, self.parts.limit, Given(within, None, fine))
         return still.bound(program, l, u, domains.region, coef, row, method, self.parts.limit, within, fine)
 
     def _rows_in_float64(self, program: Program) -> bool:

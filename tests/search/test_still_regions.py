@@ -96,3 +96,22 @@ def test_a_planted_counterexample_is_never_denied(method, often, seed, monkeypat
             outcome, used = solve(network, q, confirm, m, method, seconds)
         assert used and outcome.verdict != Verdict.UNSAT
         assert confirm is None or outcome.witness is None
+
+
+def test_what_stands_still_holds_what_the_model_sees(monkeypatch):
+    """An end that float32 does not hold reaches the model rounded, to either side; yet the entry stands still."""
+    network, q = problem(0, False)
+    shift = np.where(np.arange(q.lower.shape[1]) % 2, 0.1, 0.7)
+    q = replace(q, lower=q.lower + shift, upper=q.upper + shift)
+    seen, right = [], strategy.with_still
+    monkeypatch.setattr(strategy, "with_still", lambda *a: seen.append(right(*a)) or seen[-1])
+    p = compile_problem(network, q)
+    config = settings("crown", attack="none", rounds=1)
+    config = replace(config, search=replace(config.search, split="input"))
+    strategy.solve(p, strategy.plan(p, config), config, Deadline.after(20.0), silent, refuse)
+    still = seen[0].still
+    assert still is not None and still.share < 0.5
+    lower, upper = (torch.from_numpy(np.float32(t).astype(np.float64)) for t in (p.lower, p.upper))
+    assert bool((lower < torch.from_numpy(p.lower)).any()) and bool((upper > torch.from_numpy(p.upper)).any())
+    assert bool((still.lower <= torch.minimum(lower, torch.from_numpy(p.lower))).all())
+    assert bool((still.upper >= torch.maximum(upper, torch.from_numpy(p.upper))).all())

@@ -45,7 +45,6 @@ from verifier.bounds.backward import Rows, backward
 from verifier.bounds.trace import Trace
 from verifier.ops.arithmetic import lift
 from verifier.ops.base import gamma, size
-from verifier.ops.products import Product
 
 MOST_MOVING = 24  # dimensions of a quadratic form
 MOST_ENTRIES = 256  # of all operands
@@ -64,22 +63,12 @@ class Enclosures(NamedTuple):
         return Enclosures(*(t[:, index] for t in self))
 
 
-def steps_of(trace: Trace) -> list[int]:
-    """The program's products of two variables."""
-    return [k for k, s in enumerate(trace.program.steps) if s is not None and isinstance(s.op, Product)]
-
-
-def operands(trace: Trace, steps: list[int]) -> list[int]:
-    """The values that these read, each once."""
-    return sorted({i for k in steps for i in trace.program.steps[k].inputs})
-
-
 def pays(trace: Trace) -> bool:
     """Whether there are products, few enough of them over few enough dimensions, in a network that moves as a whole."""
-    steps = steps_of(trace)
-    if not steps or trace.program.n_in > MOST_MOVING or trace.still is not None:
+    program = trace.program
+    if not program.products or program.n_in > MOST_MOVING or trace.still is not None:
         return False
-    return sum(size(trace.program.shapes[v]) for v in operands(trace, steps)) <= MOST_ENTRIES
+    return sum(size(program.shapes[v]) for v in program.factors) <= MOST_ENTRIES
 
 
 def together(
@@ -96,7 +85,7 @@ def together(
     varies = (plane.double().abs() * r.unsqueeze(1)).sum(-1)
     if not bool((recovered > NOTICEABLE * (varies + recovered)).any()):
         return low, plane, bias
-    x = _enclose(trace, steps, c, r, limit)
+    x = _enclose(trace, c, r, limit)
     if x is None:
         return low, plane, bias
     left, right, p, q = *(x.at(i) for i in _places(trace, steps)), *slopes
@@ -166,9 +155,9 @@ def _losses(
 
 
 def _places(trace: Trace, steps: list[int]) -> tuple[Tensor, Tensor]:
-    """Where the two operands of all products (K,) stand among the entries of `operands`."""
+    """Where the two operands of all products (K,) stand among the entries of all factors."""
     starts, at = {}, 0
-    for v in operands(trace, steps):
+    for v in trace.program.factors:
         starts[v], at = at, at + size(trace.program.shapes[v])
     found = [[], []]
     for k in steps:
@@ -179,9 +168,9 @@ def _places(trace: Trace, steps: list[int]) -> tuple[Tensor, Tensor]:
     return torch.cat(found[0]), torch.cat(found[1])
 
 
-def _enclose(trace: Trace, steps: list[int], c: Tensor, r: Tensor, limit: int) -> Enclosures | None:
+def _enclose(trace: Trace, c: Tensor, r: Tensor, limit: int) -> Enclosures | None:
     """Planes around all operands, by one backward pass of all of them; None where that would take too much memory."""
-    values, like = operands(trace, steps), trace.boxes[0][0]
+    values, like = trace.program.factors, trace.boxes[0][0]
     sizes = [size(trace.program.shapes[v]) for v in values]
     n, d = sum(sizes), trace.domains
     if d * 2 * n * max(sizes) * like.element_size() > limit:

@@ -22,6 +22,8 @@ from torch import Tensor
 from verifier.bounds.program import Program
 from verifier.ops.base import Affine, Joint, Operator, pull_back, size
 
+MOST_BYTES = 64 << 20  # of masks that are kept with a program
+
 
 def influence(program: Program, rows: Tensor) -> dict[int, Tensor]:
     """By value the entries that rows (…, p) over the output depend on, flat; values that count as a whole are left
@@ -30,6 +32,8 @@ def influence(program: Program, rows: Tensor) -> dict[int, Tensor]:
     asked = (rows != 0).reshape(-1, rows.shape[-1]).any(0)
     key = asked.cpu().numpy().tobytes()
     if key not in program.influences:
+        if (len(program.influences) + 1) * sum(size(s) for s in program.shapes) > MOST_BYTES:
+            program.influences.clear()
         program.influences[key] = _spread(program, asked)
     return program.influences[key]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from verifier.net.graph import Network, Node
 from verifier.ops import OPS
 from verifier.ops.base import Affine, Joint, Move, Nonlinear, Operator, Site, Unsuitable, gamma, size
+from verifier.ops.products import Product
 from verifier.result import UnsupportedError
 
 BLOCK = (
@@ -132,6 +133,16 @@ class Program:
             for i in set(self.steps[k].inputs):
                 readers[i].append(k)
         return readers
+
+    @cached_property
+    def products(self) -> list[int]:
+        """The steps that are products of two variables, entry by entry."""
+        return [k for k, s in enumerate(self.steps) if k and isinstance(s.op, Product)]
+
+    @cached_property
+    def factors(self) -> list[int]:
+        """The values that `products` read, each once."""
+        return sorted({i for k in self.products for i in self.steps[k].inputs})
 
     @cached_property
     def most_reads(self) -> int:

@@ -88,7 +88,7 @@ class EntryPass:
             if k in self.patches and len(self.patches) + len(self.rows.live) == 1 and self.program.distinct[k]:
                 self._improve(self._over_boxes())
                 return self.best
-            if k in self.patches and not self._fits(k):
+            if k in self.patches and (k in self.rows.live or not self._fits(k)):
                 self._widen()
             elif k not in self.patches and self._may_narrow(k):
                 self._narrow(k)

@@ -26,6 +26,7 @@ import numpy as np
 from verifier.net.graph import Network, Node, Shape
 
 MOST_ROWS = 32  # a table of more is left as it is
+DEEPEST = 200  # functions through which rows are pulled up, at most
 ALONE = {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Exp", "Abs", "Neg", "Clip", "Elu", "Softplus", "Reciprocal"}
 PAIRED = {"Add", "Sub", "Mul", "Div"}
 MIXING = {"Linear"}
@@ -40,6 +41,7 @@ class Rows:
         self.constants = dict(network.constants)
         self.nodes: list[Node] = []
         self.made: dict[tuple[str, int, int], str] = {}
+        self.paying: dict[tuple[str, int], bool] = {}
 
     def emit(self, node: Node) -> str:
         self.nodes.append(node)
@@ -52,13 +54,18 @@ class Rows:
             return tuple(np.shape(self.constants[name]))
         return next(t.shape for t in self.network.inputs if t.name == name)
 
-    def pays(self, name: str, axis: int) -> bool:
+    def pays(self, name: str, axis: int, depth: int = 0) -> bool:
         """Whether rows of a value along an axis are computed one by one, by a matrix at least."""
+        if (name, axis) not in self.paying:
+            self.paying[name, axis] = self._pays(name, axis, depth)
+        return self.paying[name, axis]
+
+    def _pays(self, name: str, axis: int, depth: int) -> bool:
         n = self.by_name.get(name)
-        if n is None or axis < 0 or not self.splits(n, axis):
+        if n is None or axis < 0 or depth > DEEPEST or not self.splits(n, axis):
             return False
         places = [(i, axis - len(n.shape) + len(self.shape(i))) for i in self.operands(n)]
-        return n.kind in MIXING or any(self.pays(i, at) for i, at in places)
+        return n.kind in MIXING or any(self.pays(i, at, depth + 1) for i, at in places)
 
     def splits(self, n: Node, axis: int) -> bool:
         """Whether row r of the result depends on row r of the operands alone."""
@@ -71,27 +78,27 @@ class Rows:
         """The inputs whose rows belong to the result's rows."""
         return n.inputs[:1] if n.kind in MIXING or n.kind in ALONE else n.inputs
 
-    def row(self, name: str, axis: int, r: int) -> str:
+    def row(self, name: str, axis: int, r: int, depth: int = 0) -> str:
         """The tensor that is row r of another; itself where that has one row (or none) that all share."""
         shape = self.shape(name)
         if axis < 0 or shape[axis] == 1:
             return name
         key = (name, axis, r)
         if key not in self.made:
-            self.made[key] = self._row(name, axis, r, (*shape[:axis], 1, *shape[axis + 1 :]))
+            self.made[key] = self._row(name, axis, r, (*shape[:axis], 1, *shape[axis + 1 :]), depth)
         return self.made[key]
 
-    def _row(self, name: str, axis: int, r: int, shape: Shape) -> str:
+    def _row(self, name: str, axis: int, r: int, shape: Shape, depth: int) -> str:
         new, n = f"{name}//row:{axis}:{r}", self.by_name.get(name)
         if name in self.constants:
             self.constants[new] = np.take(self.constants[name], [r], axis)
             return new
-        if n is None or not self.splits(n, axis):
+        if n is None or depth > DEEPEST or not self.splits(n, axis):
             cut = {"axes": (axis,), "starts": (r,), "ends": (r + 1,), "steps": (1,)}
             like = n or Node(name, "", (), (), self.network.dtype)
             return self.emit(Node(new, "Slice", (name,), shape, like.dtype, cut, like.origin))
         mine = self.operands(n)
-        parts = tuple(self.row(i, axis - len(n.shape) + len(self.shape(i)), r) for i in mine)
+        parts = tuple(self.row(i, axis - len(n.shape) + len(self.shape(i)), r, depth + 1) for i in mine)
         return self.emit(replace(n, name=new, inputs=(*parts, *n.inputs[len(mine) :]), shape=shape))
 
     # --- the two rewrites

@@ -42,6 +42,7 @@ from verifier.search.domains import Arrays, halvable
 
 ERROR = 1e-12
 MOST_TASKS = 64  # rows over regions; more are taken together by the other searches
+MOST_TERMS = 16  # every one has a program and trees of its own
 LEAST_BATCH, BATCH = 4, 128  # leaves of a term that are split in a round; at most a quarter of the open ones
 
 
@@ -69,22 +70,21 @@ class Leaves(Arrays):
 
 def terms_of(network: Network) -> list[Term]:
     """What the single output is the sum of, by additions and subtractions of single numbers; a single term where it is
-    none.
+    none, or one of more than `MOST_TERMS`.
     """
-    by_name, found = {n.name: n for n in network.nodes}, []
-
-    def visit(name: str, sign: float) -> None:
+    by_name, found, waiting = {n.name: n for n in network.nodes}, [], [(network.outputs[0].name, 1.0)]
+    while waiting:
+        name, sign = waiting.pop()
         n = by_name.get(name)
         single = n is not None and all(i in by_name and np.prod(by_name[i].shape) == 1 for i in n.inputs)
         if single and n.kind == "Reshape":
-            visit(n.inputs[0], sign)
+            waiting.append((n.inputs[0], sign))
         elif single and n.kind in ("Add", "Sub"):
-            visit(n.inputs[0], sign)
-            visit(n.inputs[1], sign if n.kind == "Add" else -sign)
+            waiting += [(n.inputs[1], sign if n.kind == "Add" else -sign), (n.inputs[0], sign)]
         else:
             found.append((name, sign))
-
-    visit(network.outputs[0].name, 1.0)
+        if len(found) + len(waiting) > MOST_TERMS:
+            return [Term(network, 1.0)]
     return [Term(_up_to(network, name), sign) for name, sign in found]
 
 

@@ -195,21 +195,23 @@ def seed(trace: Trace, value: int, index: Tensor) -> tuple[Rows, int]:
 
     For every domain K plain rows come first, then the same K negated.
     """
-    domains, k = index.shape
+    sign = torch.ones((len(index), 2 * index.shape[1]), dtype=trace.boxes[0][0].dtype, device=index.device)
+    sign[:, index.shape[1] :] = -1
+    return rows_at(trace, value, torch.cat([index, index], 1).reshape(-1), sign.reshape(-1))
+
+
+def rows_at(trace: Trace, value: int, entry: Tensor, sign: Tensor) -> tuple[Rows, int]:
+    """Rows sign times an entry of value, for flat entries and signs (N,), and the value that they start at."""
     op = trace.program.steps[value].op if value else None
-    flat = torch.cat([index, index], 1).reshape(-1)
-    sign = torch.ones((domains, 2 * k), dtype=trace.boxes[0][0].dtype, device=index.device)
-    sign[:, k:] = -1
-    sign = sign.reshape(-1)
     if not isinstance(op, Affine):
-        unit = torch.zeros((len(flat), size(trace.program.shapes[value])), dtype=sign.dtype, device=index.device)
-        unit.scatter_(1, flat[:, None], sign[:, None])
+        unit = torch.zeros((len(entry), size(trace.program.shapes[value])), dtype=sign.dtype, device=entry.device)
+        unit.scatter_(1, entry[:, None], sign[:, None])
         zero = torch.zeros_like(sign)
         return Rows({value: unit.reshape(-1, *trace.program.shapes[value])}, zero, zero.clone()), value
-    bias = trace.offsets[value][flat] * sign if value in trace.offsets else torch.zeros_like(sign)
-    charge = trace.weights[value][flat] if value in trace.weights else torch.zeros_like(sign)
+    bias = trace.offsets[value][entry] * sign if value in trace.offsets else torch.zeros_like(sign)
+    charge = trace.weights[value][entry] if value in trace.weights else torch.zeros_like(sign)
     rows = Rows({}, bias, charge)
-    for i, part in zip(trace.program.steps[value].inputs, op.rows(flat, sign)):
+    for i, part in zip(trace.program.steps[value].inputs, op.rows(entry, sign)):
         if not trace.moves(i):
             settle(trace, rows, i, part)
         else:  # a step may read the same value twice

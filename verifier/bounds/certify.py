@@ -83,10 +83,9 @@ class Certifier:
         plane, offset = self._down(trace, self.program.output, start)
         return plane, offset.double() + parts.sum(1) - slack
 
-    def seeded(self, start: Rows, top: int, m: Multipliers) -> tuple[Tensor, Tensor]:
-        """Planes (N, m) and offsets (N,) below rows that stand on values up to `top`, on all of the region."""
-        none = Splits.none(len(m.alpha), m.alpha)
-        trace = self._trace(*none.boxes(self.r.lower, self.r.upper), none, m)
+    def seeded(self, start: Rows, top: int, splits: Splits, m: Multipliers) -> tuple[Tensor, Tensor]:
+        """Planes (N, m) and offsets (N,) below rows that stand on values up to `top`, where the splits hold."""
+        trace = self._trace(*splits.boxes(self.r.lower, self.r.upper), splits, m)
         return self._down(trace, top, start)
 
     def _down(self, trace: Trace, top: int, start: Rows) -> tuple[Tensor, Tensor]:

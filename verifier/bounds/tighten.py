@@ -53,18 +53,14 @@ class Tightener:
         later = [v for v in self.values if v >= value]
         left = self.end - time.monotonic()
         if left > 0 and later:
-            self._optimise(trace, value, time.monotonic() + 2 * left / (len(later) + 1))
+            self.improve(trace, value, time.monotonic() + 2 * left / (len(later) + 1))
 
-    def _optimise(self, trace: Trace, value: int, end: float) -> None:
+    def improve(self, trace: Trace, value: int, end: float) -> None:
+        """Tightens the box of a value until `end`, a time."""
         l, u = (t.reshape(-1) for t in trace.boxes[value])
-        entries = torch.nonzero(loose_entries(trace, value).reshape(-1) & torch.isfinite(l) & torch.isfinite(u))
-        entries = entries.squeeze(1)
-        relaxation = Relaxation(trace)
+        entries, relaxation = loosest(trace, value), Relaxation(trace)
         if not len(entries) or not relaxation.width:
             return
-        le, ue = l[entries], u[entries]
-        area = torch.where((le < 0) & (ue > 0), -le * ue / (ue - le).clamp(min=1e-30), ue - le)
-        entries = entries[area.argsort(descending=True)]
         certifier = Certifier(relaxation, self.program)
         widest = max(size(s) for s in self.program.shapes[: value + 1])
         chunk = max(4, self.chunk_bytes // (2 * widest * l.element_size()))
@@ -103,11 +99,23 @@ class Tightener:
         m = Multipliers(relaxation.alpha.expand(n, -1), relaxation.upper_slopes.expand(n, -1), none.sign, none.sign)
         found = optimise(relaxation, start, none, m, SETTINGS)
         begin = Rows(dict(rows.live), rows.bias.clone(), rows.charge.clone())
-        plane, offset = certifier.seeded(begin, top, found.multipliers)
+        plane, offset = certifier.seeded(begin, top, none, found.multipliers)
         low = certifier.least(plane, offset)
         planes = self.middle.forms(plane, offset)
         both = Forms(*(t.unflatten(0, (2, len(part))).transpose(0, 1) for t in planes))
         return part, low[: len(part)], -low[len(part) :], both
+
+
+def loosest(trace: Trace, value: int) -> Tensor:
+    """The flat entries (k,) of a value that a nonlinear step reads where it is loose, those whose relaxation has the
+    largest area first.
+    """
+    l, u = (t.reshape(-1) for t in trace.boxes[value])
+    loose = loose_entries(trace, value).reshape(-1) & torch.isfinite(l) & torch.isfinite(u)
+    entries = torch.nonzero(loose).squeeze(1)
+    le, ue = l[entries], u[entries]
+    area = torch.where((le < 0) & (ue > 0), -le * ue / (ue - le).clamp(min=1e-30), ue - le)
+    return entries[area.argsort(descending=True)]
 
 
 def tightened(old: Trace, limit: int, seconds: float, chunk_bytes: int = 2 << 20) -> Trace:

@@ -18,7 +18,7 @@ from verifier.bounds.chunks import workers
 from verifier.bounds.columnplanes import ColumnPlanes
 from verifier.bounds.dual import Optimised, Settings, optimise
 from verifier.bounds.program import Program
-from verifier.bounds.relaxation import NARROW, ColumnLines, Multipliers, Relaxation, Start
+from verifier.bounds.relaxation import NARROW, ColumnLines, Multipliers, Relaxation, Splits, Start
 from verifier.bounds.targets import Targets
 from verifier.bounds.trace import Trace
 from verifier.bounds.walk import Pass
@@ -89,7 +89,7 @@ class Bounder:
         self.points = points or Points(trace.program.device)
         self.rules, self.rule_of = self._rules()
         self.splittable = self.relaxation.splittable if curves else self._straight()
-        program = trace.program
+        program, self.chunk_bytes = trace.program, chunk_bytes
         widest = max(size(s) for s in program.shapes)
         self.chunk = max(4, chunk_bytes // (widest * trace.boxes[0][0].element_size()))
         self.planes = ColumnPlanes(self.relaxation, self.certifier, self.chunk)
@@ -235,6 +235,10 @@ class Bounder:
         r = self.relaxation
         return Start(r.program.output, rows=self.rows[slot], const=self.const[slot].to(r.lower.dtype))
 
+    def _proved(self, slot: Tensor, splits: Splits, m: Multipliers, boxes: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Bounds (N,) of cases in float64, with their error."""
+        return self.certifier.bounds(self.fine_rows[slot], self.const[slot], splits, m, boxes)
+
     def _certified(self, cases: Cases, found: Optimised) -> tuple[Tensor, int]:
         """Which cases are refuted (N,) bool, by a bound in float64 with its error; and how many only seemed so."""
         hopeful = torch.nonzero(found.lb > 0).squeeze(1)
@@ -244,7 +248,7 @@ class Bounder:
         slot = cases.slot[hopeful]
         splits, m = cases.splits.take(hopeful), found.multipliers.take(hopeful)
         boxes = cases.take(hopeful).boxes(self.relaxation.lower, self.relaxation.upper)
-        lb = self.certifier.bounds(self.fine_rows[slot], self.const[slot], splits, m, boxes)
+        lb = self._proved(slot, splits, m, boxes)
         refuted[hopeful] = torch.isfinite(lb) & (lb > 0)
         return refuted, len(hopeful) - int(refuted.sum())
 

@@ -11,6 +11,7 @@ Regions are taken one after the other: their intermediate boxes have nothing in 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -34,11 +35,14 @@ from verifier.search.cases import Cases, split
 from verifier.search.clauses import Clauses
 from verifier.search.domains import Domains, Pool
 from verifier.search.leaves import certified, explicit, solve_leaf
+from verifier.search.refine import refined
 
 PREFERRED = 6  # columns remembered per case, for splits of several levels
 FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
 ROOT_SHARE = 0.4  # of the time that is left, for the intermediate boxes of the root
 TIGHTENING_SHARE = 0.2  # of the time that is left
+REFINING_SHARE = 0.5  # of the time that is left
+GAINED = 0.9  # boxes that leave less of the roots' distance to a refutation are worth branching on again
 FINE_COST = 4.0  # the root in float64 against the root in float32, with something to spare
 FINE_SHARE = 0.2  # of the time that is left
 TABLE_SHARE = 0.05  # of the time that is left, for making a table of split points
@@ -61,10 +65,10 @@ class NeuronSearch(Search):
             lambda: TABLE_SHARE * deadline.left(),
         )
         self.cases: Pool[Cases] = Pool(parts.memory)
-        self.roots = 1  # cases that the region under way began with
+        self.roots, self.gap = 1, 0.0  # cases that the region under way began with, and by what these miss, in all
         self.clauses = Clauses(self.stats)
-        self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0}
-        self.seconds |= {"root": 0.0, "tightening": 0.0, "clauses": 0.0}
+        self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0, "cases of intermediate values": 0}
+        self.seconds |= {"root": 0.0, "tightening": 0.0, "refining": 0.0, "clauses": 0.0}
 
     # --- the loop
 
@@ -79,12 +83,20 @@ class NeuronSearch(Search):
         self.done = self.at >= len(self.fresh)
 
     def open_share(self) -> float:
-        """How much of the trees is open, a split counting as a half, and every region alike."""
+        """How much of the trees is open, every region alike."""
         share = float(len(self.fresh) - self.at + self.unsplittable)
         if len(self.cases):
-            depth = (self.cases.held.column >= 0).sum(1).double()
-            share += float(torch.exp2(-depth).sum()) / self.roots - 1.0
+            share += self._open(self.cases.held) - 1.0
         return share / max(1, len(self.fresh))
+
+    def _open(self, cases: Cases) -> float:
+        """How much of the region's trees cases are, a split counting as a half."""
+        return float(torch.exp2(-(cases.column >= 0).sum(1).double()).sum()) / self.roots
+
+    def _ending(self, searched: float, seconds: float) -> bool:
+        """Whether a search that took `searched` seconds so far promises to end within `seconds`."""
+        open = self._open(self.cases.held)
+        return open < 1 and searched * open / (1 - open) < seconds
 
     def _region(self, index: int) -> Iterator[None]:
         """Searches a region. Cases are left waiting where it ends before all disjuncts are refuted or set aside."""
@@ -93,15 +105,21 @@ class NeuronSearch(Search):
         bounder = self._root(index)
         rooted = time.monotonic()
         self.seconds["root"] += rooted - begin
-        coarse, before = True, self.seconds["bounds"]
+        coarse, mark, rest = True, self.seconds["bounds"], min(FIRST_LOOK, rooted - begin)
         while len(self.cases):
             yield
             if self.witness is not None or self.deadline.passed():
                 return
             limit = self.config.search.max_rounds
             whole = limit == 1  # the root is a round: where there is no other, no pains are spared for its bounds
-            if coarse and (whole or self.seconds["bounds"] - before > min(FIRST_LOOK, rooted - begin)):
-                coarse, bounder = False, self._tighten(bounder, index)
+            searched, now = self.seconds["bounds"] - mark, time.monotonic()
+            if coarse and whole or searched > rest and (coarse or not self._ending(searched, now - begin)):
+                if coarse:
+                    bounder, gained = self._tighten(bounder, index), True
+                else:
+                    bounder, gained = self._refine(bounder, index, now - begin)
+                coarse, mark = False, self.seconds["bounds"]
+                rest = max(rest, time.monotonic() - now) if gained else math.inf
                 continue
             if whole:
                 bounded = bounder.bound(self.cases.pop(len(self.cases)), LEAF, PREFERRED)
@@ -159,10 +177,7 @@ class NeuronSearch(Search):
     def _tighten(self, bounder: Bounder, index: int) -> Bounder | None:
         """Optimises the intermediate boxes and starts the search of the disjuncts that are still open over on them."""
         begin = time.monotonic()
-        slots = torch.unique(self.cases.pop(len(self.cases)).slot)
-        open = torch.zeros_like(self.fresh.open[index])
-        open[slots] = True
-        self.fresh.open[index] = open
+        self._reopen(self.cases.pop(len(self.cases)), index)
         budget = TIGHTENING_SHARE * self.deadline.left()
         trace = tightened(bounder.relaxation.trace, self.parts.limit.rows, budget)
         old = bounder.relaxation
@@ -173,6 +188,44 @@ class NeuronSearch(Search):
         if bounder is not None:
             self.clauses.moved(old, bounder.relaxation)
         return bounder
+
+    def _refine(self, bounder: Bounder, index: int, seconds: float) -> tuple[Bounder | None, bool]:
+        """Branches on the intermediate boxes for at most `seconds`; whether that gained anything. The search starts
+        over on them, unless it has got further than they have.
+        """
+        begin, old, held, roots = time.monotonic(), bounder.relaxation, self.cases.pop(len(self.cases)), self.roots
+        gap, budget = self.gap, min(seconds, REFINING_SHARE * self.deadline.left())
+        self._reopen(held, index)
+        branching = self.config.branching
+        trace, cases = refined(
+            old.trace,
+            self.parts.limit.rows,
+            budget,
+            self._fine()[0],
+            bounder.chunk_bytes,
+            self.points,
+            branching.curves,
+        )
+        self.stats["cases of intermediate values"] += cases
+        new = self._plant(trace, index)
+        self.seconds["refining"] += time.monotonic() - begin
+        if new is None:
+            return None, True
+        left = self.gap / max(gap, 1e-30)
+        if self._open(held) * self.roots / roots > left:
+            self.clauses.moved(old, new.relaxation)
+            return new, left < GAINED
+        if len(self.cases):
+            self.cases.pop(len(self.cases))
+        self.cases.add(held.take(self.fresh.open[index][held.slot]))
+        self.roots, self.gap = roots, gap
+        return bounder, left < GAINED
+
+    def _reopen(self, cases: Cases, index: int) -> None:
+        """Leaves those disjuncts of a region open that cases are of."""
+        open = torch.zeros_like(self.fresh.open[index])
+        open[cases.slot] = True
+        self.fresh.open[index] = open
 
     def _plant(self, trace: Trace, index: int) -> Bounder | None:
         """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
@@ -194,7 +247,9 @@ class NeuronSearch(Search):
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
-        self._settle(bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED), bounder, index)
+        bounded = bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED)
+        self.gap = -float(bounded.kept.score.sum())
+        self._settle(bounded, bounder, index)
         return bounder
 
     # --- rounds

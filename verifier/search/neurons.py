@@ -41,6 +41,7 @@ PREFERRED = 6  # columns remembered per case, for splits of several levels
 FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
 ROOT_SHARE = 0.4  # of the time that is left, for the intermediate boxes of the root
 TIGHTENING_SHARE = 0.2  # of the time that is left
+PATIENCE = 1.0  # of the time that the last work on the root took, to be searched before the next
 REFINING_SHARE = 0.5  # of the time that is left
 GAINED = 0.9  # boxes that leave less of the roots' distance to a refutation are worth branching on again
 FINE_COST = 4.0  # the root in float64 against the root in float32, with something to spare
@@ -119,7 +120,7 @@ class NeuronSearch(Search):
                 else:
                     bounder, gained = self._refine(bounder, index, now - begin)
                 coarse, mark = False, self.seconds["bounds"]
-                rest = max(rest, time.monotonic() - now) if gained else math.inf
+                rest = PATIENCE * max(rest, time.monotonic() - now) if gained else math.inf
                 continue
             if whole:
                 bounded = bounder.bound(self.cases.pop(len(self.cases)), LEAF, PREFERRED)

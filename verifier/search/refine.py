@@ -46,10 +46,11 @@ from verifier.search.domains import Pool
 
 FIRST = Settings(steps=15, alpha_rate=0.5, decay=0.85, patience=5)
 ROUND = Settings(steps=2, alpha_rate=0.2, beta_rate=0.4, decay=0.9)  # more are worth less than more splits
+LAST = Settings(steps=60, alpha_rate=0.2, beta_rate=0.4, decay=0.95, patience=20)  # where no neuron is left to split
 HEURISTIC = "gap"  # trials of both children cost more than they are worth where so many rows are bounded
 ROUNDS = 8  # that a group of entries gets before the next group's turn
 GROUP = 64  # entries whose leaves are bounded together, at least
-LAST = 0.1  # of the time, for the evaluation of the leaves
+LAST_SHARE = 0.1  # of the time, for the evaluation of the leaves
 ROOM = 256 << 20  # bytes of the leaves of a value
 
 
@@ -116,8 +117,13 @@ class Trees:
         return self._bounds()
 
     def _bound(self, i: int, leaves: Cases, settings: Settings) -> None:
+        kept = self.bounder.bound(leaves, settings, 1).kept
+        ended = kept.prefer[:, 0] < 0
         self.cases += len(leaves)
-        self.pools[i].add(self.bounder.bound(leaves, settings, 1).kept)
+        if bool(ended.any()):
+            self.pools[i].add(self.bounder.bound(kept.take(ended), LAST, 1).kept)
+            self.cases += int(ended.sum())
+        self.pools[i].add(kept.take(~ended))
 
     def _roots(self, rows: Tensor) -> Cases:
         n, r = len(rows), self.bounder.relaxation
@@ -164,7 +170,7 @@ class Trees:
         b, dtype = self.bounder, self.bounder.relaxation.alpha.dtype
         begun = torch.cat(self.groups[: len(self.pools)]) if self.pools else self.groups[0][:0]
         low = b.target.double()[: len(begun)].clone()
-        for pool in self.pools:
+        for pool in filter(len, self.pools):
             for part in torch.arange(len(pool)).split(b.chunk):
                 leaves = pool.held.take(part.to(low.device))
                 found = b.least(leaves.slot, leaves.splits, leaves.multipliers(dtype))
@@ -199,7 +205,7 @@ class Refiner:
         share = (self.end - now) / max(1, later)
         if share > 0 and later:
             self.tightener.improve(trace, value, now + share / 2)
-            self._branch(trace, value, now + share * (1 - LAST))
+            self._branch(trace, value, now + share * (1 - LAST_SHARE))
 
     @torch.no_grad()
     def _branch(self, trace: Trace, value: int, end: float) -> None:

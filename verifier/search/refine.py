@@ -49,7 +49,7 @@ ROUND = Settings(steps=2, alpha_rate=0.2, beta_rate=0.4, decay=0.9)  # more are 
 LAST = Settings(steps=60, alpha_rate=0.2, beta_rate=0.4, decay=0.95, patience=20)  # where no neuron is left to split
 HEURISTIC = "gap"  # trials of both children cost more than they are worth where so many rows are bounded
 ROUNDS = 8  # that a group of entries gets before the next group's turn
-GROUP = 64  # entries whose leaves are bounded together, at least
+
 LAST_SHARE = 0.1  # of the time, for the evaluation of the leaves
 ROOM = 256 << 20  # bytes of the leaves of a value
 
@@ -89,7 +89,7 @@ class Trees:
         self.bounder, self.end = bounder, end
         threads = torch.get_num_threads() if bounder.entry.device.type == "cpu" else 1
         rows = torch.arange(len(bounder.entry), device=bounder.entry.device)
-        self.groups = rows.split(2 * max(GROUP, bounder.chunk * threads // 4))
+        self.groups = rows.split(2 * max(4, bounder.chunk * threads // 4))
         self.pools: list[Pool[Cases]] = []
         self.cases = 0
 

@@ -35,12 +35,16 @@ def held(op, value: float) -> np.longdouble:
 
 def erf(x: Array) -> Array:
     """2 / sqrt(pi) exp(-x^2) sum 2^n x^(2n+1) / (2n+1)!!, all terms of one sign, up to 2; beyond by `tail`."""
-    y = np.clip(x, L(-2), L(2))
-    term, total = y.copy(), y.copy()
+    x = np.asarray(x, L)
+    far, found = np.abs(x) > 2, np.empty_like(x)
+    y = x[~far]
+    term, total, twice = y.copy(), y.copy(), 2 * y * y
     for n in range(1, 60):
-        term = term * 2 * y * y / (2 * n + 1)
+        term = term * twice / (2 * n + 1)
         total = total + term
-    return np.where(np.abs(x) > 2, np.sign(x) * (1 - tail(x)), 2 / np.sqrt(PI) * np.exp(-y * y) * total)
+    found[~far] = 2 / np.sqrt(PI) * np.exp(-y * y) * total
+    found[far] = np.sign(x[far]) * (1 - tail(x[far]))
+    return found
 
 
 def tail(x: Array) -> Array:
@@ -54,7 +58,12 @@ def tail(x: Array) -> Array:
 
 def erfc(x: Array) -> Array:
     """1 - erf(x), without cancellation from 2 on."""
-    return np.where(np.abs(x) < 2, 1 - erf(np.clip(x, L(-2), L(2))), np.where(x > 0, tail(x), 2 - tail(x)))
+    x = np.asarray(x, L)
+    far, found = np.abs(x) >= 2, np.empty_like(x)
+    found[~far] = 1 - erf(x[~far])
+    rest = tail(x[far])
+    found[far] = np.where(x[far] > 0, rest, 2 - rest)
+    return found
 
 
 def sigmoid(x: Array) -> Array:

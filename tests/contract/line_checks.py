@@ -240,8 +240,13 @@ def tight(op, exact: Exact, seed: int = 2, n: int = 60) -> list[str]:
         )
         rise, run = y[places][:, None] - y[places], x[places][:, None] - x[places]
         slopes = np.concatenate([(rise[run > 0] / run[run > 0]), np.diff(y)[::5] / np.diff(x)[::5], [0.0]])
-        for what, sign, a, b in (("lower", 1, lo_a[k], lo_b[k]), ("upper", -1, up_a[k], up_b[k])):
-            best = max(sign * s * middle + (sign * (y - s * x)).min() for s in slopes)
+        ends = [(rest.min(1), rest.max(1)) for s in np.array_split(slopes, 8) for rest in [y - s[:, None] * x]]
+        least, most = (np.concatenate(t) for t in zip(*ends))
+        tops = (slopes * middle + least).max(), (-slopes * middle - most).max()
+        for what, sign, a, b, best in (
+            ("lower", 1, lo_a[k], lo_b[k], tops[0]),
+            ("upper", -1, up_a[k], up_b[k], tops[1]),
+        ):
             gap, least = sign * mean - sign * (a * middle + b), sign * mean - best
             if gap > least + 0.01 * abs(least) + 1e-6 * (1 + np.abs(y).max()):
                 found.append(f"{what} line on [{x[0]:.4g}, {x[-1]:.4g}]: area {gap:.4g} (u - l), the best {least:.4g}")

@@ -38,15 +38,15 @@ from verifier.ops.base import Joint, Nonlinear
 from verifier.search.bounder import Bounder
 from verifier.search.cases import Cases, split
 
-BUDGETS = (1, 40, 256, 2048)  # domains that an entry may cost, turn after turn
+BUDGETS = (40, 256, 2048)  # domains that an entry may cost, turn after turn
 MARGIN = 1e-6  # of an entry's size, by which it is to be beyond the jump
 ROUNDING = 1e-12  # relative: what adding up a constant of a few float64 numbers may lose
 BATCH = 32  # cases of an entry that are split together
 CLIPPING = 256  # domains from which clipping is worth the trials that it takes to see if it pays
 LEVELS = 4  # of splits at once, while cases are few
 PREFERRED = 6
-FIRST = Settings(steps=30, alpha_rate=0.5, decay=0.92, patience=6)
-LATER = Settings(steps=10, alpha_rate=0.2, beta_rate=0.4, decay=0.9, patience=10)
+FIRST = Settings(steps=8, alpha_rate=0.5, decay=0.92, patience=6)
+LATER = Settings(steps=8, alpha_rate=0.2, beta_rate=0.4, decay=0.9, patience=10)
 
 Make = Callable[[Trace, tuple[Tensor, Tensor, Tensor], Program, bool], Bounder]
 
@@ -83,9 +83,10 @@ class Sides:
         open = (l <= place) & (u >= place) & (l < u) & torch.isfinite(l) & torch.isfinite(u)
         if self.value in trace.asked:
             open &= trace.asked[self.value]
+        beyond = (_middle(trace, self.value).double() > place).tolist()  # the only side that could be shown
+        below, above = (place - l).tolist(), (u - place).tolist()
         for e in torch.nonzero(open).flatten().tolist():
-            below, above = float(place[e] - l[e]), float(u[e] - place[e])
-            self.entries.append(Entry(e, 1 if above >= below else -1, min(below, above)))
+            self.entries.append(Entry(e, 1, below[e]) if beyond[e] else Entry(e, -1, above[e]))
 
     def __len__(self) -> int:
         """How many entries are open."""
@@ -244,6 +245,15 @@ def _jump(trace: Trace) -> tuple[int | None, Tensor | None]:
             if places is not None:
                 return step.inputs[0], places
     return None, None
+
+
+def _middle(trace: Trace, value: int) -> Tensor:
+    """A value (flat) at the middle of the region."""
+    l, u = trace.boxes[0]
+    found, steps = {0: l + (u - l) / 2}, trace.program.steps
+    for k in range(1, value + 1):
+        found[k] = steps[k].op.forward(*(found[i] for i in steps[k].inputs))
+    return found[value].reshape(-1)
 
 
 def _part(box: Tensor, window: Window) -> Tensor:

@@ -195,3 +195,19 @@ def test_counts_are_bounded_by_what_is_decided(tmp_path, seed):
     near = prop(tmp_path / "near.vnnlib", case.l, case.u, f"(>= Y_0 {most - 0.5})")
     assert verify(case.model, near, CONFIG).verdict != Verdict.UNSAT
     assert verify(case.model, far, CONFIG).verdict == Verdict.UNSAT
+
+
+def test_what_no_window_shows_is_left_alone(tmp_path, monkeypatch):
+    """Where there is no small network for the first entries, the others are not asked for, and nothing is claimed."""
+    case = Case(tmp_path, 0, 0.25)
+    asked = []
+    monkeypatch.setattr(sides, "cut_down", lambda *a: asked.append(a))
+    assert case.decide() == 0 and len(asked) == sides.STRANGE
+    assert case.sides.trace.boxes[case.sides.value] is case.trace.boxes[case.sides.value]
+
+
+def test_no_time_is_no_decision(tmp_path):
+    case = Case(tmp_path, 0, 0.25)
+    for _ in case.sides.decide(Deadline.after(-1)):
+        pass
+    assert case.sides.decided == 0 and len(case.sides) == 6

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from verifier.bounds.backward import seed, step_back
 from verifier.bounds.dual import Settings
-from verifier.bounds.fine import in_float64
+from verifier.bounds.fine import in_float64, usable
 from verifier.bounds.interval import outward
 from verifier.bounds.program import Program
 from verifier.bounds.trace import Tighten, Trace, known, trace_values
@@ -41,6 +41,7 @@ from verifier.search.cases import Cases, split
 BUDGETS = (40, 256, 2048)  # domains that an entry may cost, turn after turn
 MARGIN = 1e-6  # of an entry's size, by which it is to be beyond the jump
 ROUNDING = 1e-12  # relative: what adding up a constant of a few float64 numbers may lose
+STRANGE = 4  # entries for which there is no small network, from which there is none for the others either
 BATCH = 32  # cases of an entry that are split together
 CLIPPING = 256  # domains from which clipping is worth the trials that it takes to see if it pays
 LEVELS = 4  # of splits at once, while cases are few
@@ -74,9 +75,9 @@ class Sides:
         self.value, self.places = _jump(trace)
         self.entries: list[Entry] = []  # in the next turn
         self.waiting: list[Entry] = []  # in this one, the last one next
-        self.decided = self.domains = 0
+        self.decided = self.domains = self.strange = 0  # strange: those for which there is no small network
         self.small: dict[tuple, tuple[Program, Program]] = {}
-        if self.value is None:
+        if self.value is None or not (usable(trace.program) or trace.program.dtype == torch.float64):
             return
         l, u = (t.reshape(-1).double() for t in trace.boxes[self.value])
         place = self.places.reshape(-1).double()
@@ -113,12 +114,12 @@ class Sides:
 
     def decide(self, until: Deadline) -> Iterator[None]:
         """Decides one entry after the other; whoever drives it may pause it between two, or leave it."""
-        self.deep = in_float64(self.trace, self.fine)
+        self.deep, self.until = in_float64(self.trace, self.fine), until
         for budget in BUDGETS:
             self.entries.sort(key=lambda n: n.gap)
             self.waiting, self.entries = self.entries[::-1], []
             while self.waiting:
-                if until.passed():
+                if until.passed() or self.strange >= STRANGE:
                     return
                 n = self.waiting.pop()
                 if self._proved(n, budget):
@@ -147,6 +148,7 @@ class Sides:
         bounder = self._bounder(n, budget >= CLIPPING)
         if bounder is None:
             n.gap = float("inf")
+            self.strange += 1
             return False
         cases, spent, settings = first(bounder), 0, FIRST
         waiting = None
@@ -162,7 +164,7 @@ class Sides:
             if bool((waiting.prefer[:, 0] < 0).any()):  # a case that no split helps
                 n.gap = float("inf")
                 return False
-            if spent >= budget:
+            if spent >= budget or self.until.passed():
                 return False
             order = waiting.score.argsort()
             parents, waiting = waiting.take(order[:BATCH]), waiting.take(order[BATCH:])

@@ -184,6 +184,7 @@ class NeuronSearch(Search):
         for _ in sides.decide(self.deadline.sooner(SIDES_SHARE * self.deadline.left())):
             if sides.decided > decided and time.monotonic() - checked > CHECK * cost:
                 if not self._refute(sides.drawn(sides.trace), index):
+                    self.stats["domains"] += sides.domains
                     self._tell_sides(sides)
                     return None
                 checked, decided = time.monotonic(), sides.decided
@@ -192,6 +193,8 @@ class NeuronSearch(Search):
             if self.witness is not None or self.deadline.passed():
                 break
         self.stats["domains"] += sides.domains
+        if not sides.decided:
+            return trace
         trace = sides.drawn(sides.trace)
         return trace if self._refute(trace, index) else None
 

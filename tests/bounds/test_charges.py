@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from verifier.bounds import METHODS
+from verifier.bounds.backward import block_sum
 from verifier.bounds.crown import by_crown
 from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program
@@ -77,3 +78,20 @@ def test_a_value_that_one_step_reads_twice_is_charged_as_a_sum(kind):
     p = program(nodes, {}, 2)
     assert p.reads[next(k for k in range(1, len(p.steps)) if p.steps[k].node.kind == "Relu")] == 2
     assert charge(p, 1.0, 1e6) >= 2 * UNIT * 1e6
+
+
+@pytest.mark.parametrize("length", (63, 129, 5000, 300_000))
+def test_sums_in_blocks_are_off_by_no_more_than_is_charged(length):
+    """Also where a plain sum in this precision would be."""
+    nodes = [Node("y", "Relu", ("t",), (length,), F)]
+    p = program(nodes, {}, length)
+    rng = np.random.default_rng(0)
+    for scale in (0.0, 3.0):  # of one size, and of many
+        a = torch.from_numpy(rng.uniform(0.5, 1.0, (4, length)) * np.exp(scale * rng.normal(size=(4, length)))).float()
+        true, found = a.double().sum(1), block_sum(a).double()
+        assert bool(((found - true).abs() <= p.sum_error * true).all())
+    if length > 200_000:
+        assert p.sum_error < 300 * UNIT  # a plain sum of so many numbers could lose a thousand times more
+        tenths = np.full(length, 0.1, np.float32)
+        true = tenths.sum(dtype=np.float64)
+        assert abs(np.add.accumulate(tenths)[-1] - true) > p.sum_error * true  # one after the other

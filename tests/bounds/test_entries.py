@@ -16,6 +16,8 @@ from verifier.bounds.entries import bound_entries
 from verifier.bounds.program import Program
 from verifier.bounds.trace import Trace, trace_values
 from verifier.net.graph import Network, Node, Tensor
+from verifier.ops.base import gamma
+from verifier.ops.conv import Conv
 
 F = np.dtype(np.float32)
 CONV = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "group": 1}
@@ -300,3 +302,49 @@ def test_where_nothing_is_gained_the_rest_is_left(monkeypatch):
     index = torch.arange(trace.boxes[value][0].numel())
     low, _ = bound_entries(trace, value, index, 1 << 24)
     assert trace.left_out[value] == len(index) - 4 and not torch.isfinite(low[4:]).any()
+
+
+def convolution(c_out: int, c_in: int, dtype: torch.dtype, strides=(1, 1), dilations=(1, 1), kernel=(3, 3)) -> Conv:
+    """One with positive weights of many sizes, whose sums are off by as much as sums of so many terms may be."""
+    weight = np.exp(np.random.default_rng(0).normal(size=(c_out, c_in, *kernel))).astype(F)
+    size = [(14 - d * (k - 1) - 1) // t + 1 for t, d, k in zip(strides, dilations, kernel)]
+    attrs = {"strides": strides, "dilations": dilations, "pads": (0, 0, 0, 0), "group": 1}
+    node = Node("y", "Conv", ("t", "w", ""), (1, c_out, *size), F, attrs)
+    end = (Tensor("y", node.shape, F),)
+    net = Network((Tensor("t", (1, c_in, 14, 14), F),), (node,), {"w": weight}, end, 17)
+    return Program(net, dtype, "cpu").steps[1].op
+
+
+@pytest.mark.parametrize("strides", ((1, 1), (2, 1)))
+@pytest.mark.parametrize("dilations", ((1, 1), (1, 2)))
+@pytest.mark.parametrize("kernel", ((3, 3), (1, 2)))
+def test_taps_make_a_transposed_convolution(strides, dilations, kernel):
+    op = convolution(5, 17, torch.float64, strides, dilations, kernel)
+    data = torch.from_numpy(np.random.default_rng(1).normal(size=(6, 5, 4, 3)))
+    whole = torch.nn.functional.conv_transpose2d(data, op.weight, None, strides, 0, 0, 1, dilations)
+    assert patches.by_taps(op) and torch.allclose(patches.tap_by_tap(op, data), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", (16, 128, 700))
+def test_taps_round_no_more_than_is_charged(channels):
+    op, exact = (convolution(channels, 16, dtype) for dtype in (torch.float32, torch.float64))
+    data = torch.from_numpy(np.random.default_rng(1).uniform(0.5, 1.0, (8, channels, 3, 3)).astype(F))
+    found, true = patches.tap_by_tap(op, data).double(), patches.tap_by_tap(exact, data.double())
+    assert bool(((found - true).abs() <= gamma(patches.terms_of(op), torch.float32) * true).all())
+    assert patches.terms_of(op) < op.terms[1] / 4  # that is why
+
+
+def test_taps_that_are_added_up_in_another_order_are_charged_as_before():
+    op = convolution(8, 8, torch.float32)  # too few channels
+    assert not patches.by_taps(op) and patches.terms_of(op) == op.terms[1]
+
+
+@pytest.mark.parametrize("strides", ((1, 1), (2, 2)))
+def test_rows_begin_as_weights(strides):
+    """What a pass begins with is what the first step would make of unit rows."""
+    op = convolution(5, 3, torch.float64, strides)
+    index = torch.randperm(int(np.prod(op.out_shape)), generator=torch.Generator().manual_seed(0))[:20]
+    index = index[torch.argsort(index % int(np.prod(op.out_shape[2:])), stable=True)]
+    unit = patches.unit_patch(index, op.out_shape, op.weight)
+    begun = patches.begun(op, index)
+    assert torch.equal(begun.whole((1, 3, 14, 14)), patches.convolved(op, unit).whole((1, 3, 14, 14)))

@@ -207,9 +207,9 @@ def test_a_search_that_is_further_keeps_its_tree(monkeypatch):
     refining = NeuronSearch._refine
 
     def watch(self, bounder, index, seconds):
-        before = len(self.cases), self._open(self.cases.held)
+        before = len(self.cases), self._share(self.cases.held)
         new, gained = refining(self, bounder, index, seconds)
-        kept.append((before, (len(self.cases), self._open(self.cases.held)), new is bounder))
+        kept.append((before, (len(self.cases), self._share(self.cases.held)), new is bounder))
         return new, gained
 
     monkeypatch.setattr(NeuronSearch, "_refine", watch)
@@ -223,5 +223,5 @@ def test_a_search_that_ends_soon_is_let_alone():
     s = NeuronSearch.__new__(NeuronSearch)
     for open, searched, seconds, ending in ((0.1, 1.0, 1.0, True), (0.9, 1.0, 1.0, False), (1.0, 1.0, 1e9, False)):
         s.cases = type("Held", (), {"held": None})
-        s._open = lambda held, open=open: open
+        s._share = lambda held, open=open: open
         assert s._ending(searched, seconds) is ending

@@ -23,8 +23,21 @@ from torch import Tensor
 
 from verifier.bounds.backward import Rows, block_sum, concretise, finish, seed, step_back
 from verifier.bounds.chunks import alone, side_by_side
-from verifier.bounds.patches import SMALL, Patch, meet, narrowed, patchable, pull, starts_here, together, unit_patch
-from verifier.bounds.trace import Trace
+from verifier.bounds.patches import (
+    SMALL,
+    Patch,
+    begins,
+    begun,
+    meet,
+    narrowed,
+    patchable,
+    pull,
+    starts_here,
+    terms_of,
+    together,
+    unit_patch,
+)
+from verifier.bounds.trace import Trace, weight_of
 from verifier.ops.base import Affine, Nonlinear, size
 from verifier.ops.conv import Conv
 from verifier.ops.piecewise import PiecewiseLinear
@@ -62,7 +75,12 @@ class EntryPass:
         self.best = like.new_full((2, len(index)), -float("inf"))
         self.kept = torch.arange(len(index), device=index.device)
         self.patches: dict[int, Patch] = {}
-        if starts_here(self.program, value):
+        op = self.program.steps[value].op if value else None
+        if starts_here(self.program, value) and begins(op):
+            self.at = self.program.steps[value].inputs[0]
+            self.patches[self.at] = begun(op, index)
+            self.rows = Rows({}, self._twice(trace.offsets, index, -1.0), self._twice(trace.weights, index, 1.0))
+        elif starts_here(self.program, value):
             self.patches[value] = unit_patch(index, self.program.shapes[value], like)
             self.rows, self.at = Rows({}, like.new_zeros(2 * len(index)), like.new_zeros(2 * len(index))), value
         else:
@@ -72,6 +90,12 @@ class EntryPass:
         self.settles = all(isinstance(op, PiecewiseLinear) for op in self.readers)
         self.narrows = not self.patches  # whether patches may still be made of whole rows
         self.largest = 1  # entries per row of the largest tensor met
+
+    def _twice(self, table: dict[int, Tensor], index: Tensor, sign: float) -> Tensor:
+        """The value's table at the entries, and the same times a sign: (2 K,), zeros where there is no table."""
+        if self.value not in table:
+            return self.trace.boxes[0][0].new_zeros(2 * len(index))
+        return torch.cat([table[self.value][index], sign * table[self.value][index]])
 
     def run(self) -> Tensor:
         """Lower bounds (2, K): of the entries, and of the entries negated."""
@@ -177,7 +201,7 @@ class EntryPass:
             if k in trace.offsets:
                 self._add_offset(k, patch)
             if k in trace.weights:
-                self._charge(k, patch, trace.weights[k])
+                self._charge(k, patch, self._weight(k))
             parts = pull(op, patch)
         else:
             parts = [self._relaxed(k, patch)]
@@ -185,6 +209,15 @@ class EntryPass:
             if program.reads[i] > 1 and isinstance(op, Affine) and k not in trace.rounding:
                 self._charge(i, part, trace.product_weight(i))
             self._put(i, part)
+
+    def _weight(self, k: int) -> Tensor:
+        """What a patch over affine step k is charged with for rounding (flat)."""
+        op, trace = self.program.steps[k].op, self.trace
+        if not isinstance(op, Conv) or terms_of(op) >= op.terms[1]:
+            return trace.weights[k]
+        if k not in trace.patch_weights:
+            trace.patch_weights[k] = weight_of(trace, k, terms_of(op))
+        return trace.patch_weights[k]
 
     def _put(self, i: int, part: Patch) -> None:
         """Adds a patch to what stands on value i: as whole rows from where patches do not go together."""

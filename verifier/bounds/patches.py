@@ -5,7 +5,8 @@ So its row over a value (1, C, H, W) is a patch (C, h, w) and the place of its c
 a good part of the image; from there on it is an ordinary row. (Patches mode of Xu et al., arXiv 2002.12920.)
 
 What happens to a patch at a step, row by row the same as in `verifier.bounds.backward` (`pull`):
-* convolution with stride t, dilation d, pads b: a transposed convolution of the patch alone, corner c -> t c - b;
+* convolution with stride t, dilation d, pads b: a transposed convolution of the patch alone, corner c -> t c - b; tap
+  by tap, since sums that are short in a known order are charged for fewer roundings (`terms_of`);
 * pooling by averages: the same with a kernel of ones, channel by channel;
 * a step of an axis slice: zeros between the entries, corner c -> step c + start;
 * sum, entrywise scaling: the patch for each operand; patches that meet at a value mostly differ in corner and size by
@@ -21,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +31,11 @@ from torch import Tensor
 from verifier.bounds.program import Program
 from verifier.ops.arithmetic import BatchNormalization, Total
 from verifier.ops.base import Joint, Nonlinear, Operator, Shape
-from verifier.ops.conv import AveragePool, Conv
+from verifier.ops.conv import AveragePool, Conv, taps
 from verifier.ops.moves import Slice
 
 SMALL = 0.8  # share of the image from which a window is not worth its bookkeeping
+LEAST_CHANNELS = 16  # of a convolution's input from which patches are multiplied tap by tap
 SMALLEST = 25  # entries of a channel below which nothing is saved
 
 
@@ -184,9 +187,53 @@ def pull(op: Operator, patch: Patch) -> list[Patch]:
 
 def convolved(op: Conv, patch: Patch) -> Patch:
     """Through a convolution: what the patch's own windows cover of its input."""
-    w = op.window
-    data = F.conv_transpose2d(patch.data.flatten(0, 1), op.weight, None, w.strides, 0, 0, op.groups, w.dilations)
+    w, data = op.window, patch.data.flatten(0, 1)
+    if by_taps(op):
+        data = tap_by_tap(op, data)
+    else:
+        data = F.conv_transpose2d(data, op.weight, None, w.strides, 0, 0, op.groups, w.dilations)
     return moved(patch, data.view(*patch.data.shape[:2], *data.shape[1:]), w.strides, w.begins)
+
+
+def by_taps(op: Conv) -> bool:
+    """Whether a convolution's patches are multiplied tap by tap: where a tap's matrix is worth a product."""
+    return op.groups == 1 and prod(op.window.kernel) > 1 and op.weight.shape[1] >= LEAST_CHANNELS
+
+
+def terms_of(op: Conv) -> int:
+    """Terms of a patch's sums, as gamma counts them. Tap by tap an entry is a sum of as many sums as taps fall on it,
+    of a term per channel each, whatever their order: gamma_m of these and gamma_n for adding them up make gamma_(m +
+    n). A transposed convolution may add up all products one after the other, so many times more.
+    """
+    w = op.window
+    return op.weight.shape[0] + taps(w.kernel, w.strides, w.dilations) + op.rounded if by_taps(op) else op.terms[1]
+
+
+def tap_by_tap(op: Conv, data: Tensor) -> Tensor:
+    """The transposed convolution of data (n, C, h, w) as a product with a matrix for every tap."""
+    w, (n, channels, *size) = op.window, data.shape
+    rows = data.permute(0, 2, 3, 1).reshape(-1, channels)
+    out = data.new_zeros((n, *w.covered(tuple(size)), op.weight.shape[1]))
+    for tap in product(*(range(k) for k in w.kernel)):
+        ends = [slice(j * d, j * d + (m - 1) * t + 1, t) for j, d, m, t in zip(tap, w.dilations, size, w.strides)]
+        out[:, ends[0], ends[1]] += (rows @ op.weight[(..., *tap)]).view(n, *size, -1)
+    return out.permute(0, 3, 1, 2).contiguous()
+
+
+def begun(op: Conv, index: Tensor) -> Patch:
+    """The entries `index` (K,) of a convolution's result, and the same negated, as rows over its input: they are the
+    weights themselves, and nothing is rounded.
+    """
+    w, (height, width) = op.window, op.out_shape[2:]
+    weight = op.weight[index // (height * width)]
+    places, at = torch.unique_consecutive(index % (height * width), return_inverse=True)
+    corners = Patch(torch.stack([weight, -weight]), places // width, places % width, at)
+    return moved(corners, corners.data, w.strides, w.begins)
+
+
+def begins(op: Operator) -> bool:
+    """Whether `begun` holds for an operator."""
+    return isinstance(op, Conv) and op.groups == 1 and op.window.rank == 2 and all(d == 1 for d in op.window.dilations)
 
 
 def pooled(op: AveragePool, patch: Patch) -> Patch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 
 import numpy as np
 import torch
@@ -158,8 +159,14 @@ class Program:
 
     @cached_property
     def sum_error(self) -> float:
-        """The same for a bias: sums over whole values, formed in blocks of `BLOCK`, added up step by step."""
-        longest = max(2 * BLOCK, BLOCK + max(size(s) for s in self.shapes) // BLOCK)
+        """The same for a bias: sums over whole values, formed in blocks of `BLOCK`, added up step by step.
+
+        A sum is at most two sums deep (over a channel, over channels), each rounded once more to the working precision.
+        The blocks are added in float64, whose roundings are that much smaller than those of the working precision.
+        """
+        finer = torch.finfo(torch.float64).eps / torch.finfo(self.dtype).eps
+        blocks = max(size(s) for s in self.shapes) // BLOCK + 1
+        longest = 2 * BLOCK + 8 + ceil(2 * blocks * finer)
         steps = sum(2 + len(s.inputs) for s in self.steps[1:])
         return 1.01 * gamma(longest + 2 * steps + 8, self.dtype)
 

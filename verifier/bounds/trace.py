@@ -49,6 +49,7 @@ class Trace:
     lines: dict[int, Lines | Planes] = field(default_factory=dict)
     magnitudes: dict[int, Tensor] = field(default_factory=dict)  # |M||x| + |c| of affine steps that are no moves (flat)
     weights: dict[int, Tensor] = field(default_factory=dict)
+    patch_weights: dict[int, Tensor] = field(default_factory=dict)  # the same of patches (`verifier.bounds.entries`)
     offsets: dict[int, Tensor] = field(default_factory=dict)
     # Steps whose weight covers rounded sums of products; a move that repeats nothing rounds nothing, and has none.
     rounding: set[int] = field(default_factory=set)
@@ -180,19 +181,29 @@ def known(old: Trace) -> Tighten:
 
 
 def weigh(trace: Trace, k: int) -> None:
-    """Offset and weight of affine step k, whose magnitude is known unless it is a move.
+    """Offset and weight of affine step k, whose magnitude is known unless it is a move."""
+    op = trace.program.steps[k].op
+    offset = op.offset()
+    if k in trace.magnitudes or op.terms[1] > 1:  # a move's adjoint may add up repeated entries
+        trace.rounding.add(k)
+    if offset is not None:
+        trace.offsets[k] = offset.reshape(-1).contiguous()
+    weight = weight_of(trace, k, op.terms[1])
+    if weight is not None:
+        trace.weights[k] = weight
+
+
+def weight_of(trace: Trace, k: int, terms: int) -> Tensor | None:
+    """The weight of affine step k (flat), if the adjoint's sums have `terms` terms; None where nothing is rounded.
 
     A row a becomes a M with an error of at most gamma |a||M|, which acts on x; its product with c joins the bias. What
     M and c themselves are off by costs |a| times the step's doubt (a hundredth covers the charge's own rounding).
     """
-    program, op = trace.program, trace.program.steps[k].op
-    offset, weight = op.offset(), None
-    if k in trace.magnitudes or op.terms[1] > 1:  # a move's adjoint may add up repeated entries
+    program, op, weight = trace.program, trace.program.steps[k].op, None
+    if k in trace.rounding:
         magnitude = trace.magnitudes[k] if k in trace.magnitudes else trace.size_of(k)
-        weight = magnitude * program.product_error(op.terms[1])
-        trace.rounding.add(k)
-    if offset is not None:
-        trace.offsets[k] = offset.reshape(-1).contiguous()
+        weight = magnitude * program.product_error(terms)
+    if k in trace.offsets:
         constant = trace.offsets[k].abs() * program.sum_error
         weight = constant if weight is None else weight + constant
     sizes = [trace.size_of(i).view(1, *program.shapes[i]) for i in program.steps[k].inputs]
@@ -200,8 +211,7 @@ def weigh(trace: Trace, k: int) -> None:
     if doubt is not None:
         doubt = doubt.reshape(-1) * 1.01
         weight = doubt if weight is None else weight + doubt
-    if weight is not None:
-        trace.weights[k] = weight
+    return weight
 
 
 def relax(trace: Trace, k: int) -> Lines | Planes:

@@ -112,6 +112,12 @@ class Operator:
         """The values of `forward` with a gradient that leads somewhere; for those who search, not for bounds."""
         return self.forward(*xs)
 
+    def jump(self) -> Tensor | None:
+        """For functions of one operand, entry by entry, that jump at one place and are constant before and after it:
+        the places (*in_shape). None for all others.
+        """
+        return None
+
 
 class Opaque(Operator):
     """Forward only: no bounds yet. `lacks` says in which case, or what bounds would need."""

@@ -175,6 +175,9 @@ class Sign(Jumps):
         mean = x.detach().abs().mean().clamp(min=torch.finfo(x.dtype).tiny)
         return straight_through(x / (mean + x.abs()), self.forward(x))
 
+    def jump(self) -> Tensor:
+        return torch.zeros(self.in_shapes[0], dtype=self.site.dtype, device=self.site.device)
+
     def f(self, x: Tensor) -> Tensor:
         return torch.sign(x)
 

@@ -62,6 +62,13 @@ class Compare(EntrySteps):
         yes, no = (a[0] > b[1], a[1] <= b[0]) if strict else (a[0] >= b[1], a[1] < b[0])
         return settled_by(yes, no, a[0])
 
+    def jump(self) -> Tensor | None:
+        held = [h for h in self.held if h is not None]
+        if self.site.kind == "Equal" or len(held) != 1 or self.in_shapes != (self.out_shape,):
+            return None
+        low, high = (t[0] for t in broadcast(held[0], self.out_shape))
+        return low.expand(self.out_shape) if bool((low == high).all()) else None
+
     def relax(self, *boxes: Box) -> Planes:
         if self.site.kind == "Equal":
             return super().relax(*boxes)

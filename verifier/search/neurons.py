@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from verifier.bounds.crown import ALL_SECONDS, crown_trace
 from verifier.bounds.dual import Settings
 from verifier.bounds.final import final_rows
+from verifier.bounds.program import Program
 from verifier.bounds.targets import Picked
 from verifier.bounds.tighten import tightened
 from verifier.bounds.trace import Trace, known, trace_values
@@ -36,6 +37,7 @@ from verifier.search.clauses import Clauses
 from verifier.search.domains import Domains, Pool
 from verifier.search.leaves import certified, explicit, solve_leaf
 from verifier.search.refine import refined
+from verifier.search.sides import Sides
 
 PREFERRED = 6  # columns remembered per case, for splits of several levels
 FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
@@ -47,6 +49,8 @@ GAINED = 0.9  # boxes that leave less of the roots' distance to a refutation are
 FINE_COST = 4.0  # the root in float64 against the root in float32, with something to spare
 FINE_SHARE = 0.2  # of the time that is left
 TABLE_SHARE = 0.05  # of the time that is left, for making a table of split points
+SIDES_SHARE = 0.8  # of the time that is left, for entries before jumps: without them nothing below will do
+CHECK = 10  # times longer for deciding such entries than for seeing if they suffice
 FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
 LEAF = Settings(steps=150, alpha_rate=0.2, beta_rate=0.4, decay=0.97, patience=40)
@@ -77,8 +81,8 @@ class NeuronSearch(Search):
         self.fresh = self._regions()
         self._attack(self.config.attack.share)
         while self.at < len(self.fresh) and self.witness is None and not self.deadline.passed():
-            yield from self._region(self.at)
-            if len(self.cases) or self.witness is not None:
+            through = yield from self._region(self.at)
+            if not through or len(self.cases) or self.witness is not None:
                 return
             self.at += 1
         self.done = self.at >= len(self.fresh)
@@ -87,30 +91,38 @@ class NeuronSearch(Search):
         """How much of the trees is open, every region alike."""
         share = float(len(self.fresh) - self.at + self.unsplittable)
         if len(self.cases):
-            share += self._open(self.cases.held) - 1.0
+            share += self._share(self.cases.held) - 1.0
         return share / max(1, len(self.fresh))
 
-    def _open(self, cases: Cases) -> float:
+    def _share(self, cases: Cases) -> float:
         """How much of the region's trees cases are, a split counting as a half."""
         return float(torch.exp2(-(cases.column >= 0).sum(1).double()).sum()) / self.roots
 
     def _ending(self, searched: float, seconds: float) -> bool:
         """Whether a search that took `searched` seconds so far promises to end within `seconds`."""
-        open = self._open(self.cases.held)
+        open = self._share(self.cases.held)
         return open < 1 and searched * open / (1 - open) < seconds
 
-    def _region(self, index: int) -> Iterator[None]:
-        """Searches a region. Cases are left waiting where it ends before all disjuncts are refuted or set aside."""
+    def _region(self, index: int) -> Generator[None, None, bool]:
+        """Searches a region; whether it came to an end. Cases are left waiting where it ends before all disjuncts are
+        refuted or set aside.
+        """
         begin = time.monotonic()
         self.clauses = Clauses(self.stats)
-        bounder = self._root(index)
+        trace, bounder = self._root(index), None
+        if trace is not None:
+            trace = yield from self._sides(trace, index)
+            if self.witness is not None or self.deadline.passed():
+                return trace is None
+        if trace is not None:
+            bounder = self._plant(trace, index)
         rooted = time.monotonic()
         self.seconds["root"] += rooted - begin
         coarse, mark, rest = True, self.seconds["bounds"], min(FIRST_LOOK, rooted - begin)
         while len(self.cases):
             yield
             if self.witness is not None or self.deadline.passed():
-                return
+                return False
             limit = self.config.search.max_rounds
             whole = limit == 1  # the root is a round: where there is no other, no pains are spared for its bounds
             searched, now = self.seconds["bounds"] - mark, time.monotonic()
@@ -125,17 +137,18 @@ class NeuronSearch(Search):
             if whole:
                 bounded = bounder.bound(self.cases.pop(len(self.cases)), LEAF, PREFERRED)
                 self._settle(bounded, bounder, index)
-                return
+                return True
             if limit and self.stats["rounds"] >= limit:
-                return
+                return False
             self._round_of(bounder, index)
             if self.witness is None and len(self.cases):
                 self._attack(self.config.attack.share / 3)  # every round tries its minimisers as well
+        return True
 
     # --- the root
 
-    def _root(self, index: int) -> Bounder | None:
-        """Bounds the region as a whole; its open disjuncts become cases. None where that settles it."""
+    def _root(self, index: int) -> Trace | None:
+        """Bounds the region as a whole; None where that settles it."""
         box, begin = self.fresh.take(slice(index, index + 1)), time.monotonic()
         program = self.parts.program if self.parts.trusted else self._fine()[0]
         l, u = box.lower.to(program.dtype), box.upper.to(program.dtype)
@@ -146,7 +159,7 @@ class NeuronSearch(Search):
         spent = time.monotonic() - begin
         if program.dtype == torch.float32 and FINE_COST * spent < FINE_SHARE * self.deadline.left():
             trace = self._refined(box, index)
-        return self._plant(trace, index)
+        return trace
 
     def _refined(self, box: Domains, index: int) -> Trace:
         """The root's boxes anew in float64, where rounding costs nothing: over many layers its charge grows until it
@@ -168,12 +181,51 @@ class NeuronSearch(Search):
 
     def _refute(self, trace: Trace, index: int) -> bool:
         """Closes the disjuncts of a region that rows bounded backward on a trace refute; whether any stays open."""
+        self.fresh.open[index] = self._open(trace, index)
+        return bool(self.fresh.open[index].any())
+
+    def _open(self, trace: Trace, index: int) -> Tensor:
+        """The open disjuncts (K,) of a region that rows bounded backward on a trace do not refute."""
         box = self.fresh.take(slice(index, index + 1))
         targets = self.parts.targets if trace.program is self.parts.program else self._fine()[1]
         picked = targets.pick(box.region, box.open)
         lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
-        self.fresh.open[index] = box.open[0] & ~targets.refuted(picked, lb)[0]
-        return bool(self.fresh.open[index].any())
+        return box.open[0] & ~targets.refuted(picked, lb)[0]
+
+    def _sides(self, trace: Trace, index: int) -> Generator[None, None, Trace | None]:
+        """Decides entries before jumps, if that may settle the region; None where it does."""
+        sides, begin = Sides(trace, self._fine()[0], self._bounder, self.parts.limit.rows), time.monotonic()
+        if not sides.entries or bool(self._open(sides.drawn(sides.narrowed(sides.entries)), index).any()):
+            return trace
+        cost = time.monotonic() - begin
+        self._tell_sides(sides)
+        checked, decided = time.monotonic(), 0
+        for _ in sides.decide(self.deadline.sooner(SIDES_SHARE * self.deadline.left())):
+            if sides.decided > decided and time.monotonic() - checked > CHECK * cost:
+                if not self._refute(sides.drawn(sides.trace), index):
+                    self.stats["domains"] += sides.domains
+                    self._tell_sides(sides)
+                    return None
+                checked, decided = time.monotonic(), sides.decided
+                self._tell_sides(sides)
+            yield
+            if self.witness is not None or self.deadline.passed():
+                break
+        self.stats["domains"] += sides.domains
+        if not sides.decided:
+            return trace
+        trace = sides.drawn(sides.trace)
+        return trace if self._refute(trace, index) else None
+
+    def _tell_sides(self, sides: Sides) -> None:
+        facts = {"open": len(sides), "decided": sides.decided, "domains": sides.domains}
+        self.listener(Event("search", "sides of jumps", facts))
+
+    def _bounder(self, trace: Trace, rows: tuple[Tensor, Tensor, Tensor], fine: Program, clip: bool = True) -> Bounder:
+        """A bounder of a trace's network as this search wants it; `rows`, `fine` as `Bounder` takes them."""
+        chunk = CHUNK_BYTES if trace.program.device.type == "cpu" else self.parts.limit.chunk
+        curves, method = self.config.branching.curves, self.config.clip.method if clip else "none"
+        return Bounder(trace, rows, fine, self.heuristic, chunk, self.points, curves, method)
 
     def _tighten(self, bounder: Bounder, index: int) -> Bounder | None:
         """Optimises the intermediate boxes and starts the search of the disjuncts that are still open over on them."""
@@ -213,7 +265,7 @@ class NeuronSearch(Search):
         if new is None:
             return None, True
         left = self.gap / max(gap, 1e-30)
-        if self._open(held) * self.roots / roots > left:
+        if self._share(held) * self.roots / roots > left:
             self.clauses.moved(old, new.relaxation)
             return new, left < GAINED
         if len(self.cases):
@@ -241,10 +293,7 @@ class NeuronSearch(Search):
             return None
         self.roots = len(slots)
         rows = tables(targets, fine_targets, int(box.region[0]))
-        device = trace.program.device.type
-        chunk = CHUNK_BYTES if device == "cpu" else self.parts.limit.chunk
-        c = self.config
-        bounder = Bounder(trace, rows, fine, self.heuristic, chunk, self.points, c.branching.curves, c.clip.method)
+        bounder = self._bounder(trace, rows, fine)
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )

@@ -337,11 +337,10 @@ class ColumnLines:
 
     def repeat(self, owner: Tensor) -> ColumnLines:
         """Copies of the lines of domains `owner` (M,), which may repeat, without the ranges of slopes: multipliers that
-        were projected before must be used.
+        were projected before must be used; and without planes, which a caller draws.
         """
         curves = None if self.curves is None else self.curves.take(owner)
-        planes = {k: p.take(owner) for k, p in self.planes.items()}
-        return ColumnLines(self.up_a[owner], self.up_b[owner], None, None, curves, planes)
+        return ColumnLines(self.up_a[owner], self.up_b[owner], None, None, curves)
 
 
 @dataclass

@@ -192,7 +192,7 @@ class Children:
                 # The parent's slopes serve everything else, and are already in their ranges.
                 mine = m.take(owner)
                 child, low, high, _ = self._child(lines, mine, l, u, owner, column, point, side)
-                child.planes |= r.planes(low, high)
+                child.planes = r.planes(low, high)
                 walk = Pass(r, state.take(owner), child, splits)
                 bounds[owner, place, side] = walk.backward(mine)
         return bounds

@@ -272,13 +272,13 @@ class Relaxation:
             smaller = smaller & ~self.is_curve
         crossing = (l < 0) & (u > 0)
         slope = torch.where(l >= 0, self.right, self.left)
-        up_a, up_b = (torch.where(crossing, t, other) for t, other in zip(self._chord(..., l, u), (slope, 0.0)))
+        up_a, up_b = (torch.where(crossing, t, other) for t, other in zip(self.chord_of(..., l, u), (slope, 0.0)))
         smaller &= torch.isfinite(up_a) & torch.isfinite(up_b)
         lines.up_a, lines.up_b = torch.where(smaller, up_a, lines.up_a), torch.where(smaller, up_b, lines.up_b)
         smaller &= ~crossing
         lines.least, lines.most = (torch.where(smaller, slope, t) for t in (lines.least, lines.most))
 
-    def _chord(self, column, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    def chord_of(self, column, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """The upper lines of kinks at `column` on [l, u], like l: where l < 0 < u."""
         left, right, width = self.left[column], self.right[column], (u - l).clamp(min=torch.finfo(l.dtype).tiny)
         return (right * u - left * l) / width, (right - left) * u * (-l / width)
@@ -295,7 +295,7 @@ class Relaxation:
         at = row[kink] * self.width + c
         crossing = (low < 0) & (high > 0)
         slope = torch.where(low >= 0, self.right[c], self.left[c])
-        up_a, up_b = self._chord(c, low, high)
+        up_a, up_b = self.chord_of(c, low, high)
         good = torch.isfinite(up_a) & torch.isfinite(up_b)
         lines.up_a.view(-1)[at] = torch.where(crossing, torch.where(good, up_a, lines.up_a.view(-1)[at]), slope)
         lines.up_b.view(-1)[at] = torch.where(crossing, torch.where(good, up_b, lines.up_b.view(-1)[at]), 0.0)

@@ -191,36 +191,27 @@ class Children:
             for side in (0, 1):
                 # The parent's slopes serve everything else, and are already in their ranges.
                 mine = m.take(owner)
-                child, low, high, _ = self._child(lines, mine, l, u, owner, column, point, side)
+                low, high, row, less = self._narrowed(l, u, owner, column, point, side)
+                child = lines.repeat(owner)
+                self._redraw(child, mine, row, less, (low[row, less], high[row, less]))
                 child.planes = r.planes(low, high)
                 walk = Pass(r, state.take(owner), child, splits)
                 bounds[owner, place, side] = walk.backward(mine)
         return bounds
 
-    def _child(
-        self,
-        lines: ColumnLines,
-        m: Multipliers,
-        l: Tensor,
-        u: Tensor,
-        owner: Tensor,
-        column: Tensor,
-        point: Tensor,
-        side: int,
-    ) -> tuple[ColumnLines, Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """The lines of children (M,) of domains `owner`, split at `column` (M,) and `point` (M,), z >= p for side 0;
-        their columns' boxes (M, K); and which lines were drawn anew, (J,) each. Columns whose lines are take the best
-        slopes by area there, in place in `m` (M, K).
+    def _narrowed(
+        self, l: Tensor, u: Tensor, owner: Tensor, column: Tensor, point: Tensor, side: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The columns' boxes (M, K) of children of domains `owner` (M,) with boxes l, u (N, K), split at `column` and
+        `point` (M,), z >= p for side 0; and places (J,), (J,) of those with lines that are narrower than the parents'.
         """
         r, each = self.relaxation, torch.arange(len(owner), device=owner.device)
         low, high = l[owner], u[owner]
         before = low.clone(), high.clone()
         (low if side == 0 else high)[each, column] = point
         r.kin.spread(r.program, r.lower, r.upper, low, high)
-        child = lines.repeat(owner)
-        row, less = torch.nonzero(((low > before[0]) | (high < before[1])) & ~r.is_factor, as_tuple=True)
-        self._redraw(child, m, row, less, (low[row, less], high[row, less]))
-        return child, low, high, (row, less)
+        less = ((low > before[0]) | (high < before[1])) & ~r.is_factor
+        return low, high, *torch.nonzero(less, as_tuple=True)
 
     def _redraw(
         self, lines: ColumnLines, m: Multipliers, row: Tensor, column: Tensor, ends: tuple[Tensor, Tensor]
@@ -252,10 +243,10 @@ class Children:
         around = self.planes.middle
         middle, moving = torch.mv(walk.plane, around.c)[owner], walk.plane[:, around.moving][owner]
         for side in (0, 1):
-            mine = m.take(owner)
-            child, low, high, (row, less) = self._child(lines, mine, l, u, owner, column, point, side)
+            low, high, row, less = self._narrowed(l, u, owner, column, point, side)
             a = walk.coef[owner[row], less]
-            old, new = self._line(lines, m, owner[row], less, a), self._line(child, mine, row, less, a)
+            old = self._line(lines, m, owner[row], less, a)
+            new = self._fresh(old, less, low[row, less], high[row, less], a)
             changes = [(row, less, a * (new[0] - old[0]))]
             more = lb.new_zeros(len(owner)).index_add_(0, row, a * (new[1] - old[1]))
             if r.factors:
@@ -302,6 +293,30 @@ class Children:
             p, q, e = (torch.nan_to_num(y - x) for x, y in zip(before, after))
             changes += [(row, a, rows * p), (row, b, rows * q)]
             more.index_add_(0, row, rows * e)
+
+    def _fresh(
+        self, old: tuple[Tensor, Tensor], column: Tensor, l: Tensor, u: Tensor, a: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Slope and offset (M,) of the default line on [l, u] (M,) that a coefficient `a` (M,) at the output of
+        `column` (M,) asks for; `old` where none is drawn.
+        """
+        r, crossing, lower = self.relaxation, (l < 0) & (u > 0), a > 0
+        up_a, up_b = r.chord_of(column, l, u)
+        slope = torch.where(crossing, up_a, torch.where(l >= 0, r.right[column], r.left[column]))
+        offset = torch.where(crossing & ~lower, up_b, 0.0)
+        for k, site in r.sites.items():
+            if site.curved is None:
+                continue
+            mine, op = (column >= site.cut.start) & (column < site.cut.stop), r.program.steps[k].op
+            if not bool(mine.any()):
+                continue
+            if not op.uniform:
+                slope[mine], offset[mine] = old[0][mine], old[1][mine]
+                continue
+            lines = [t if t is not None else torch.zeros_like(l[mine]) for t in op.relax(l[mine][None], u[mine][None])]
+            lo_a, lo_b, up_a, up_b = (t.reshape(-1) for t in lines)
+            slope[mine], offset[mine] = torch.where(lower[mine], lo_a, up_a), torch.where(lower[mine], lo_b, up_b)
+        return slope, offset
 
     def _line(
         self, lines: ColumnLines, m: Multipliers, row: Tensor, column: Tensor, a: Tensor

@@ -152,3 +152,37 @@ def points(rng: np.random.Generator, l: torch.Tensor, u: torch.Tensor, planes: t
     t = torch.from_numpy(rng.random((len(l), count, l.shape[2])))
     t[:, : count // 2] = t[:, : count // 2].round()
     return torch.cat([torch.where(planes > 0, l, u), torch.minimum(torch.maximum(l + (u - l) * t, l), u)], 1)
+
+
+def random_products(rng: np.random.Generator) -> Network:
+    """Products of two variables: gates, a cell's state that two steps read, attention, and factors that are shared."""
+    m = int(rng.integers(2, 4))
+    s = Sketch(m)
+    dense_of = lambda x, n: s.linear(x, rng.normal(size=(s.shapes[x][-1], n)), 0.5 * rng.normal(size=n))
+    part = lambda x, a, b: s.add("Pick", (x,), (b - a,), positions=np.arange(a, b))
+    h = s.function(dense_of("t", 4), str(rng.choice(["Tanh", "Relu", "Sigmoid"])))
+    for _ in range(int(rng.integers(1, 3))):
+        form = int(rng.integers(5))
+        if form == 0:  # a cell: the state goes through a reshape to a function, and into a product beside it
+            z = dense_of(h, 12)
+            gates = [s.function(part(z, 4 * k, 4 * k + 4), k_) for k, k_ in enumerate(("Sigmoid", "Tanh", "Sigmoid"))]
+            state = s.add("Add", (s.add("Mul", (gates[0], gates[1])), h))
+            h = s.add("Mul", (gates[2], s.reshape(s.function(s.reshape(state, 2, 2), "Tanh"), 4)))
+            h = s.add("Add", (h, s.add("Mul", (gates[0], state))))
+        elif form == 1:  # a gate on itself
+            z = dense_of(h, 4)
+            h = s.add("Mul", (z, s.function(z, str(rng.choice(["Sigmoid", "Relu", "Tanh"])))))
+        elif form == 2:  # attention
+            q, k, v = (s.reshape(dense_of(h, 6), *shape) for shape in ((2, 3), (3, 2), (2, 3)))
+            scores = s.function(s.add("MatMul", (q, k), (2, 2)), str(rng.choice(["Sigmoid", "Tanh"])))
+            h = dense_of(s.reshape(s.add("MatMul", (scores, v), (2, 3)), 6), 4)
+        elif form == 3:  # a factor that repeats, and one that a kink reads too
+            z = dense_of(h, 4)
+            h = s.add("Mul", (s.add("Mul", (z, dense_of(h, 1))), s.function(dense_of(h, 4), "Relu")))
+            h = s.add("Add", (h, s.function(z, "Relu")))
+        else:  # every entry of one by some of the other, turned around
+            z = dense_of(h, 4)
+            h = s.add("Mul", (z, s.add("Pick", (z,), (4,), positions=np.array([2, 0, 1, 1]))))
+        h = dense_of(h, 4) if rng.random() < 0.5 else h
+    dense_of(h, 2)
+    return s.network()

@@ -1,6 +1,7 @@
 """Networks with operators of several operands, in the dual passes and their certified bounds.
 
-Products, largest entries, softmax: their planes on the root's boxes hold in every domain, whatever the multipliers. And
+Largest entries, softmax: their planes on the root's boxes hold in every domain, whatever the multipliers. Products are
+split, at any point of their factors. And
 functions of one number whose constants differ from entry to entry: nobody may mistake one entry's for another's.
 """
 
@@ -63,7 +64,7 @@ def test_certified_bounds_lie_below_executions_where_the_splits_hold(seed, joint
     program = Program(net, dtype, "cpu")
     centre = torch.from_numpy(rng.normal(size=(1, 3))).to(dtype)
     l, u = centre - 0.4, centre + 0.4
-    r = Relaxation(crown_trace(program, l, u, 1 << 26))
+    r = Relaxation(crown_trace(program, l, u, 1 << 26), split=True)
     assert r.width, "nothing is unstable: the example says nothing"
     n = 12
     can = torch.nonzero(r.splittable).squeeze(1)
@@ -72,7 +73,7 @@ def test_certified_bounds_lie_below_executions_where_the_splits_hold(seed, joint
     sign = torch.from_numpy(rng.choice([-1.0, 1.0], (n, 1))).to(dtype)
     share = torch.from_numpy(rng.random((n, 1))).to(dtype)
     at = column.clamp(min=0)
-    splits = Splits(column, sign, torch.where(r.is_curve[at], torch.lerp(r.lower[at], r.upper[at], share), 0.0))
+    splits = Splits(column, sign, torch.where(r.bendable[at], torch.lerp(r.lower[at], r.upper[at], share), 0.0))
     rows = torch.from_numpy(rng.normal(size=(n, 1, 6))).to(dtype)
     start = Start(program.output, rows=rows, const=torch.zeros((n, 1), dtype=dtype))
     slopes = (t.expand(n, -1).clone() for t in (r.alpha, r.upper_slopes))
@@ -88,7 +89,7 @@ def test_certified_bounds_lie_below_executions_where_the_splits_hold(seed, joint
     for i in range(n):
         holds = torch.ones(len(x), dtype=torch.bool)
         if int(column[i, 0]) >= 0:
-            site = next(s for s in r.sites.values() if s.cut.start <= int(column[i, 0]) < s.cut.stop)
+            site = next(s for s in r.readers if s.cut.start <= int(column[i, 0]) < s.cut.stop)
             entry = int(column[i, 0]) - site.cut.start
             entry = entry if site.index is None else int(site.index[entry])
             z = seen[program.steps[site.value].node.name][:, entry]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from handmade import random_dense
+from handmade import random_dense, random_products
 
 from verifier.bounds.crown import crown_trace
 from verifier.bounds.program import Program
@@ -75,6 +75,54 @@ def test_filtering_takes_the_split_that_both_children_gain_from(name):
 def test_best_ignores_what_is_not_a_number():
     score = torch.tensor([[float("nan"), 1.0, -2.0]])
     assert best(score, torch.tensor([[True, True, True]]), 3)[0, 0] == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_trials_of_shared_values_and_factors_are_the_children_s_bounds(seed):
+    """The same among products: the child's own lines and planes, with the default slopes where they were drawn anew."""
+    rng = np.random.default_rng(seed)
+    program = Program(random_products(rng), torch.float64, "cpu")
+    c = torch.from_numpy(rng.normal(size=(1, program.n_in)))
+    trace = crown_trace(program, c - 0.4, c + 0.4, 1 << 26)
+    rows, const = torch.from_numpy(rng.normal(size=(2, 1, 2))), torch.from_numpy(rng.normal(size=(2, 1)))
+    b = Bounder(trace, (rows, rows, const), program, NEURONS["bbps"])
+    r, n = b.relaxation, 4
+    can = torch.nonzero(r.splittable).squeeze(1).numpy()
+    assert r.factors and len(can)
+    column, tried = (torch.from_numpy(rng.choice(can, (n, k))) for k in (1, 3))
+    sign = torch.from_numpy(rng.choice([-1.0, 1.0], (n, 1)))
+    point = b._points(column, r.lower.expand(n, -1), r.upper.expand(n, -1))
+    alpha, upper = r.alpha.expand(n, -1).clone(), r.upper_slopes.expand(n, -1).clone()
+    beta, ones = torch.from_numpy(rng.random((n, 1))), torch.ones((n, 1), dtype=torch.float64)
+    slot = torch.from_numpy(rng.integers(2, size=n))
+    kept = Cases(slot, column, sign, point, alpha, upper, beta, ones, -ones[:, 0], column, point)
+    lines, m = r.lines(kept.splits), kept.multipliers(torch.float64)
+    r.project(m, lines)
+    found, near = b.trial(kept, lines, m, tried), b.shortcut(kept, lines, m, tried)
+    start = Start(program.output, rows=rows[slot], const=const[slot])
+    parent = Pass(r, start, lines, kept.splits).backward(m)
+    l, u = r.boxes(kept.splits)
+    points, gained = b._points(tried, l, u), 0
+    for place in range(3):
+        for side, s in ((0, 1.0), (1, -1.0)):
+            more = torch.cat([column, tried[:, place : place + 1]], 1)
+            at = torch.cat([point, points[:, place : place + 1]], 1)
+            splits = Splits(more, torch.cat([sign, s * torch.ones_like(sign)], 1), at)
+            child = Multipliers(m.alpha.clone(), m.upper.clone(), torch.cat([beta, 0 * beta], 1), ones)
+            ours, (low, high) = r.lines(splits), r.boxes(splits)
+            anew = (low > l) | (high < u)
+            for row, new in torch.nonzero(anew & ~r.is_factor).tolist():
+                if r.is_curve[new]:
+                    child.alpha[row, new] = ours.curves.low.best[row, r.curve_of[new]]
+                    child.upper[row, r.curve_of[new]] = ours.curves.high.best[row, r.curve_of[new]]
+                else:
+                    child.alpha[row, new] = ours.up_a[row, new]
+            whole = Pass(r, start, ours, splits).backward(child)
+            # Lines of columns that the parent's own split narrowed are the same; so are planes.
+            assert torch.allclose(found[:, place, side], whole, rtol=1e-9, atol=1e-9)
+            assert bool((near[:, place, side] >= parent - 1e-12).all())
+            gained += int((near[:, place, side] > parent + 1e-9).sum())
+    assert gained
 
 
 @pytest.mark.parametrize("seed", range(4))

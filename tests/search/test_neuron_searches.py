@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from handmade import dense, exact, random_dense
+from handmade import dense, exact, random_dense, random_products
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from queries import query, refuse, search, settings
 from test_true_minima import minimiser
-from test_whole_searches import planted
+from test_whole_searches import outputs, planted
 
 from verifier.bounds.certify import Certifier
+from verifier.bounds.relaxation import Relaxation
 from verifier.branching import NEURONS
 from verifier.result import Verdict
 from verifier.search import bounder, neurons
@@ -43,6 +44,44 @@ def test_a_planted_counterexample_is_never_denied(heuristic, seed):
         assert outcome.verdict != Verdict.UNSAT
         if outcome.verdict == Verdict.SAT:
             assert q.holds(outcome.witness.x, outcome.witness.y) >= 0
+
+
+def products(seed: int, room: float = 0.0):
+    """A network of products, and a query whose rows hold at a random point with `room`."""
+    rng = np.random.default_rng(seed)
+    network = random_products(rng)
+    m, centre = network.n_inputs, rng.normal(size=network.n_inputs).astype(np.float32)
+    l, u = centre - np.float32(0.4), centre + np.float32(0.4)
+    x = (l + (u - l) * rng.random(m).astype(np.float32)).clip(l, u).astype(float)
+    y, rows = outputs(network, x)[0], []
+    for _ in range(int(rng.integers(1, 3))):
+        c = rng.normal(size=2)
+        slack = room + 4e-15 * (1 + np.abs(c) @ np.abs(y))
+        rows.append(({m: float(c[0]), m + 1: float(c[1])}, float(-(c @ y) - slack)))
+    return network, query(m, 2, [(l, u)], [(0, [({m: 1.0}, 1e3)]), (0, rows)]), x, y
+
+
+@pytest.mark.parametrize("heuristic", ("bbps", "kfsb"))
+@examples(max_examples=12, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31))
+def test_a_counterexample_planted_among_products_is_never_denied(heuristic, seed):
+    network, q, x, y = products(seed)
+    assert q.holds(x, y) >= 0
+    dtype = torch.float64 if seed % 3 == 0 else torch.float32
+    c = config(heuristic, rounds=8)
+    outcome = search(network, q, c, refuse, dtype, 1.0, trusted=seed % 5 > 0, kind=NeuronSearch)
+    assert outcome.verdict != Verdict.UNSAT
+
+
+def test_planes_of_products_on_too_narrow_boxes_are_noticed(monkeypatch):
+    right, end = Relaxation.operands, lambda box: (box[0], box[0])
+    monkeypatch.setattr(Relaxation, "operands", lambda *a: (f := right(*a)) and tuple(map(end, f)))
+    for seed in range(30):
+        network, q, _, _ = products(seed)
+        outcome = search(network, q, config("bbps", rounds=50), refuse, torch.float64, seconds=3.0, kind=NeuronSearch)
+        if outcome.verdict == Verdict.UNSAT:
+            return
+    raise AssertionError("nothing was denied")
 
 
 @pytest.mark.parametrize("how", ("bounds too high", "a child lost", "leaves waved through"))

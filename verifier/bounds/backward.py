@@ -148,18 +148,28 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
     out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
     i = trace.program.steps[k].inputs[0]
-    if k in trace.cuts or not trace.covers(i):  # the step that made this value will not cover the product's rounding
+    if (k, 0) in trace.cuts or not trace.covers(
+        i
+    ):  # the step that made this value will not cover the product's rounding
         charge_for(trace, rows, out, trace.product_weight(i))
-    if k in trace.cuts:  # one row per domain: subtracts b sign (z - p) >= 0
-        cuts, weight = trace.cuts[k], trace.product_weight(i)
-        owner, entry = cuts.place // weight.numel(), cuts.place % weight.numel()
-        # A place may be added to several times; every partial sum is at most |out| and all the amounts there.
-        size = cuts.repeats * (cuts.amount.abs() + out.view(-1)[cuts.place].abs())
-        rows.charge.index_add_(0, owner, size * weight[entry])
-        out.view(-1).index_add_(0, cuts.place, cuts.amount, alpha=-1)
-        rows.bias += cuts.bias
-        rows.charge.add_(cuts.mass, alpha=trace.program.sum_error)
+    _subtract(trace, rows, k, 0, out)
     return out
+
+
+def _subtract(trace: Trace, rows: Rows, k: int, slot: int, out: Tensor) -> None:
+    """Subtracts b sign (z - p) >= 0 for the splits of what step k reads as input `slot`, from the coefficients there
+    (N, *in), in place; one row per domain.
+    """
+    if (k, slot) not in trace.cuts:
+        return
+    cuts, weight = trace.cuts[k, slot], trace.product_weight(trace.program.steps[k].inputs[slot])
+    owner, entry = cuts.place // weight.numel(), cuts.place % weight.numel()
+    # A place may be added to several times; every partial sum is at most |out| and all the amounts there.
+    size = cuts.repeats * (cuts.amount.abs() + out.view(-1)[cuts.place].abs())
+    rows.charge.index_add_(0, owner, size * weight[entry])
+    out.view(-1).index_add_(0, cuts.place, cuts.amount, alpha=-1)
+    rows.bias += cuts.bias
+    rows.charge.add_(cuts.mass, alpha=trace.program.sum_error)
 
 
 def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor) -> tuple[Tensor, ...]:
@@ -181,7 +191,12 @@ def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor) -> tuple[Tensor, ...]
     rows.bias += block_sum((flat_pos * low).addcmul_(flat_neg, high)).view(n)
     weighed = block_sum((flat_pos * low_w).addcmul_(flat_neg, high_w, value=-1)).view(n)
     rows.charge.add_(weighed, alpha=error)
-    return tuple(p.flatten(0, 1) for p in planes.pull(pos, neg))
+    parts = tuple(p.flatten(0, 1) for p in planes.pull(pos, neg))
+    for slot in range(len(parts)):
+        if (k, slot) in trace.cuts:
+            parts = (*parts[:slot], parts[slot].contiguous(), *parts[slot + 1 :])
+            _subtract(trace, rows, k, slot, parts[slot])
+    return parts
 
 
 def concretise(plane: Tensor, l: Tensor, u: Tensor) -> Tensor:

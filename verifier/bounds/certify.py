@@ -9,6 +9,10 @@ the region that satisfies the splits, because
   operator's own `relax`;
 * curved columns whose function is the same at every entry take the slopes asked for with the exact offset of their
   root box cut by the splits (`Pointwise.offsets`, sound for any slope), in this precision;
+* planes of products whose factors are split are the operator's own `planes`, on the factors' root boxes cut by the
+  splits;
+* a split of one column cuts the boxes of all columns that hold the same number, and those of factors that a function
+  makes of it (`verifier.bounds.factors`), with the functions of this precision;
 * lines of all other entries and steps are the root's, valid on all of the region;
 * b sign (z_e - p) >= 0 holds in the domain for b >= 0 (negative b are set to 0), so subtracting it can only lower the
   row;
@@ -27,10 +31,11 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import Rows, backward, charge_for, concretise
+from verifier.bounds.factors import Factor
 from verifier.bounds.program import Program
-from verifier.bounds.relaxation import Multipliers, Relaxation, Splits
+from verifier.bounds.relaxation import Multipliers, Relaxation, Site, Splits
 from verifier.bounds.trace import Cuts, Trace, count_underflow, weigh
-from verifier.ops.base import Affine, Joint, Lines
+from verifier.ops.base import Affine, Joint, Lines, size
 
 
 class Certifier:
@@ -69,7 +74,7 @@ class Certifier:
         """Planes (N, m) and offsets (N,) float64 that lie below the weighted rows where the splits hold, and the boxes.
         The offsets have room for what a sum over the planes rounds in this precision.
         """
-        lower, upper = splits.boxes(*(boxes or (self.r.lower, self.r.upper)))
+        lower, upper = self.r.boxes(splits, boxes, self.program)
         dtype, weights = self.program.dtype, m.weights.clamp(min=0)
         trace = self._trace(lower, upper, splits, m)
         w = torch.nan_to_num(weights.to(dtype), nan=0.0, posinf=0.0)
@@ -85,7 +90,7 @@ class Certifier:
 
     def seeded(self, start: Rows, top: int, splits: Splits, m: Multipliers) -> tuple[Tensor, Tensor]:
         """Planes (N, m) and offsets (N,) below rows that stand on values up to `top`, where the splits hold."""
-        trace = self._trace(*splits.boxes(self.r.lower, self.r.upper), splits, m)
+        trace = self._trace(*self.r.boxes(splits, None, self.program), splits, m)
         return self._down(trace, top, start)
 
     def _down(self, trace: Trace, top: int, start: Rows) -> tuple[Tensor, Tensor]:
@@ -117,8 +122,6 @@ class Certifier:
             cl, cu = lower[:, c].to(dtype), upper[:, c].to(dtype)
             if site.curved is not None:
                 trace.lines[k] = self._widen(k, n, self._curves(k, cl, cu, m))
-                if splits.column.shape[1]:
-                    self._cut(trace, k, splits, amount)
                 continue
             lo_a, lo_b, up_a, up_b = self.program.steps[k].op.relax(cl, cu)
             crossing = (cl < 0) & (cu > 0)
@@ -126,8 +129,12 @@ class Certifier:
             lo_a = torch.where(crossing, alpha, lo_a)
             lo_b = None if lo_b is None else torch.where(crossing, 0.0, lo_b)
             trace.lines[k] = self._widen(k, n, Lines(lo_a, lo_b, up_a, up_b))
-            if splits.column.shape[1]:
-                self._cut(trace, k, splits, amount)
+        for k in self.r.factors_at:
+            boxes = self.r.operands(k, lower, upper, base.boxes)
+            if boxes is not None:
+                trace.lines[k] = self.program.steps[k].op.planes(boxes, self.r.mixes[k])
+        for site in self.r.readers if splits.column.shape[1] else ():
+            self._cut(trace, site, splits, amount)
         return trace
 
     def _curves(self, k: int, l: Tensor, u: Tensor, m: Multipliers) -> Lines:
@@ -164,15 +171,15 @@ class Certifier:
             whole.append(full)
         return Lines(*whole)
 
-    def _cut(self, trace: Trace, k: int, splits: Splits, amount: Tensor) -> None:
-        site, column = self.r.sites[k], splits.column
-        c = site.cut
+    def _cut(self, trace: Trace, site: Site | Factor, splits: Splits, amount: Tensor) -> None:
+        """Puts the multipliers `amount` (N, P) of splits of a reader's columns in place."""
+        column, c = splits.column, site.cut
         row, j = torch.nonzero((column >= c.start) & (column < c.stop) & (amount != 0), as_tuple=True)
         if not len(row):
             return
         entry = column[row, j] - c.start
         entry = entry if site.index is None else site.index[entry]
-        width = self.base.lines[k].lo_a.numel()
+        width = size(self.program.shapes[site.value])
         terms = amount[row, j] * splits.point[row, j].to(amount.dtype)
         zero = amount.new_zeros(len(column))
         bias = zero.index_add(0, row, terms)
@@ -180,4 +187,4 @@ class Certifier:
         count, place = splits.column.shape[1], row * width + entry
         mass = zero.index_add(0, row, terms.abs()) * (1 + count * 4 * torch.finfo(amount.dtype).eps) * (1 + count / 64)
         repeats = int(torch.unique(place, return_counts=True)[1].max())
-        trace.cuts[k] = Cuts(place, amount[row, j], bias, mass, repeats)
+        trace.cuts[site.step, site.slot] = Cuts(place, amount[row, j], bias, mass, repeats)

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from verifier.bounds.backward import backward, seed
 from verifier.bounds.certify import Certifier
-from verifier.bounds.relaxation import Relaxation
+from verifier.bounds.factors import Factor
+from verifier.bounds.relaxation import Relaxation, Site
 from verifier.clip.centred import Forms, Middle
+from verifier.ops.base import size
 
 ROOM = 512 << 20  # bytes of all planes of a region
 
@@ -42,9 +44,9 @@ class ColumnPlanes:
             (relaxation.width,), -1, dtype=torch.int64, device=self.middle.r.device
         )  # -1: not asked for yet
         self.held, self.count = self._room(1), 1  # the first is nothing's: of columns for which there is no room
-        for k, site in relaxation.sites.items():
+        for site in relaxation.readers:
             for entries, found in trace.planes.get(site.value, ()):
-                self._keep(*self._columns(k, entries, found))
+                self._keep(*self._columns(site, entries, found))
 
     def _room(self, columns: int) -> Forms:
         like = self.relaxation.lower
@@ -62,12 +64,12 @@ class ColumnPlanes:
         interval = torch.stack([r.lower[columns], -r.upper[columns]], 1).double()
         return Forms(held.a[row], torch.where((row > 0).unsqueeze(1), held.mid[row], interval), held.reach[row])
 
-    def _columns(self, k: int, entries: Tensor, found: Forms) -> tuple[Tensor, Forms]:
-        """The columns of step k that read entries (k,) of its value, with their forms."""
-        site = self.relaxation.sites[k]
+    def _columns(self, site: Site | Factor, entries: Tensor, found: Forms) -> tuple[Tensor, Forms]:
+        """The columns of a reader of entries (k,) of its value, with their forms."""
         if site.index is None:
             return entries + site.cut.start, found
-        place = torch.full((len(site.keep),), -1, dtype=torch.int64, device=entries.device)
+        count = size(self.relaxation.program.shapes[site.value])
+        place = torch.full((count,), -1, dtype=torch.int64, device=entries.device)
         place[site.index] = torch.arange(site.cut.start, site.cut.stop, device=entries.device)
         mine = place[entries] >= 0
         return place[entries][mine], found.at(mine)
@@ -76,7 +78,7 @@ class ColumnPlanes:
         room = max(0, self.most - self.count)
         self.row[columns[room:]] = 0
         columns = columns[:room]
-        for site in self.relaxation.sites.values():
+        for site in self.relaxation.readers:
             mine = columns[(columns >= site.cut.start) & (columns < site.cut.stop)]
             for part in mine.split(self.chunk) if len(mine) else ():
                 entry = part - site.cut.start

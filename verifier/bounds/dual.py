@@ -218,8 +218,7 @@ class _Run:
         if self.lines.curves is not None:
             for name in ("low_b", "low_d", "high_b", "high_d"):
                 setattr(new.work, name, getattr(old, name)[index])
-        if hasattr(old, "joint"):
-            new.work.joint = {k: t[:, index] for k, t in old.joint.items()}
+        new.work.joint = {k: t[index] for k, t in old.joint.items()}
         new.work.amount = old.amount[index]
         if self.beta_scale is not None:
             new.beta_scale = self.beta_scale[index]

@@ -8,20 +8,26 @@ Columns are of two kinds. One kink at 0, convex (`ThroughZero`): the lower slope
 at 0 makes the lines exact. Everything else is a curve: both slopes are free and the offsets follow them
 (`verifier.bounds.curves`); a curve may be split at any point, again and again.
 
+Where domains are to be split, a third kind is there: factors of products of two variables (`verifier.bounds.factors`).
+They have no lines; where the box of one is narrower than the root's, the product's planes are drawn anew. A split of a
+column holds for all columns of the same entry, and for factors that are made of it.
+
 Symbols: N domains, K columns, C curved columns, k columns of one step, n entries of a step, P splits, S rows, p
 outputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.curves import Curves, curves_of, frozen
+from verifier.bounds.factors import Factor, Kin, Terms, factors_of
+from verifier.bounds.program import Program
 from verifier.bounds.trace import Trace
-from verifier.ops.base import Joint
+from verifier.ops.base import Joint, Planes
 from verifier.ops.piecewise import ThroughZero
 from verifier.ops.pointwise import Pointwise
 
@@ -43,12 +49,14 @@ class Site:
     least: float
     most: float
     curved: slice | None  # the columns among the curved ones; None where `convex`
+    slot: int = 0  # of what the step reads
 
 
 class Relaxation:
     """What all domains of a region share: the program and the root's boxes and lines (`trace` of one domain)."""
 
-    def __init__(self, trace: Trace):
+    def __init__(self, trace: Trace, split: bool = False):
+        """`split`: whether domains will be split, so that factors of products have columns and columns have kin."""
         self.trace, self.program = trace, trace.program
         self.sites: dict[int, Site] = {}
         lower, upper, at, bent = [], [], 0, 0
@@ -64,14 +72,30 @@ class Relaxation:
             lower.append(l if site.index is None else l[site.index])
             upper.append(u if site.index is None else u[site.index])
         empty = trace.boxes[0][0].new_zeros(0)
+        straight_and_bent = at
+        self.factors: list[Factor] = factors_of(trace, at) if split else []
+        for f in self.factors:
+            at = f.cut.stop
+            for ends, t in ((lower, trace.boxes[f.value][0]), (upper, trace.boxes[f.value][1])):
+                ends.append(f.pick(t.reshape(1, -1)).squeeze(0))
+        self.factors_at = {k: [f for f in self.factors if f.step == k] for k in {f.step for f in self.factors}}
+        self.readers: list[Site | Factor] = [*self.sites.values(), *self.factors]
+        self.split_steps = {s.step for s in self.readers}
         self.width = at
-        self.lower = torch.cat([empty, *lower])
-        self.upper = torch.cat([empty, *upper])
+        self.lower, self.upper = torch.cat([empty, *lower]), torch.cat([empty, *upper])
+        self.kin = Kin(self.program, self.readers, at, empty.device) if split else None
+        if self.kin is not None:  # the same entry may have been bounded more tightly where another step reads it
+            self.kin.share(self.lower[None], self.upper[None])
         self.alpha, self.up_a, self.up_b, self.lo_b, self.least, self.most, self.left, self.right = (
             (torch.cat([empty, *parts]) for parts in zip(*map(self._root_lines, self.sites.values())))
             if self.sites
             else (empty,) * 8
         )
+        if at > straight_and_bent:  # factors have no lines
+            none = empty.new_zeros(at - straight_and_bent)
+            for name in ("alpha", "up_a", "up_b", "lo_b", "least", "most", "left", "right"):
+                setattr(self, name, torch.cat([getattr(self, name), none]))
+        self.is_factor = torch.arange(at, device=empty.device) >= straight_and_bent
         self.is_curve = torch.zeros(at, dtype=torch.bool, device=empty.device)
         self.curve_of = torch.full((at,), -1, dtype=torch.int64, device=empty.device)  # column to curved column
         for site in self.sites.values():
@@ -80,9 +104,73 @@ class Relaxation:
                 self.curve_of[site.cut] = torch.arange(site.curved.start, site.curved.stop, device=empty.device)
         self.shifted = bool((self.lo_b[~self.is_curve] != 0).any())
         self.curves = self._root_curves(bent)
-        self.splittable = (self.lower < 0) & (self.upper > 0) & (self.left < self.right)
+        self.kinked = (self.lower < 0) & (self.upper > 0) & (self.left < self.right)
+        self.bendable = self.is_factor & (self.lower < self.upper)  # may be split again and again
         if self.curves is not None:
-            self.splittable[self.is_curve] = self.curves.free[0]
+            self.bendable[self.is_curve] = self.curves.free[0]
+        if split:
+            self._gather_kin()
+        self.splittable = self.kinked | self.bendable
+
+    def _gather_kin(self) -> None:
+        """What planes of products are drawn from, and which columns speak for those that are like them."""
+        self.mixes = {
+            k: self.program.steps[k].op.mix(*(self.trace.boxes[i] for i in self.program.steps[k].inputs))
+            for k in self.factors_at
+        }
+        self.terms = Terms.of(self.program, self.factors, self.kin)
+        first = self.kin.first
+        speaks = first == torch.arange(self.width, device=first.device)
+        for name in ("kinked", "bendable"):
+            mine = getattr(self, name)
+            any_of = torch.zeros_like(mine, dtype=torch.uint8).scatter_reduce(0, first, mine.to(torch.uint8), "amax")
+            setattr(self, name, (any_of > 0) & speaks)
+        # What a curve makes is narrowed as well by splitting what it reads, whose lines gain then.
+        for source, target in self.kin.made.values():
+            mine = first[target]
+            self.bendable[mine] &= ~self.bendable[first[source]]
+
+    def boxes(
+        self, splits: Splits, boxes: tuple[Tensor, Tensor] | None = None, program: Program | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (N, K) of all columns where the splits hold: the root's or `boxes` (N, K), cut by the splits and by
+        what these mean for other columns. In the precision of `program`, which speaks for the functions.
+        """
+        program = program or self.program
+        l, u = (t.to(program.dtype) for t in splits.boxes(*(boxes or (self.lower, self.upper))))
+        if self.kin is not None:
+            self.kin.spread(program, self.lower, self.upper, l, u)
+        return l, u
+
+    def operands(self, step: int, l: Tensor, u: Tensor, root: list) -> tuple[tuple[Tensor, Tensor], ...] | None:
+        """The boxes (N, *in_shape) of what a product's step reads, factors in their columns' boxes l, u (N, K), others
+        in the `root` ones; None where all of these are the root's.
+        """
+        mine = self.factors_at[step]
+        c = torch.cat([torch.arange(f.cut.start, f.cut.stop, device=l.device) for f in mine])
+        if not bool(((l[:, c] > self.lower[c]) | (u[:, c] < self.upper[c])).any()):
+            return None
+        found = [root[i] for i in self.program.steps[step].inputs]
+        for f in mine:
+            ends = []
+            for whole, part in zip(found[f.slot], (l, u)):
+                if f.index is None:
+                    new = part[:, f.cut]
+                else:
+                    new = whole.reshape(1, -1).expand(len(part), -1).clone()
+                    new[:, f.index] = part[:, f.cut].to(new.dtype)
+                ends.append(new.reshape(len(part), *whole.shape[1:]).to(whole.dtype))
+            found[f.slot] = tuple(ends)
+        return tuple(tuple(t.expand(len(l), *t.shape[1:]) for t in box) for box in found)
+
+    def planes(self, l: Tensor, u: Tensor) -> dict[int, Planes]:
+        """The planes of products whose factors' boxes l, u (N, K) are narrower than the root's, by step."""
+        found = {}
+        for k in self.mixes if self.kin is not None else ():
+            boxes = self.operands(k, l, u, self.trace.boxes)
+            if boxes is not None:
+                found[k] = self.program.steps[k].op.planes(boxes, self.mixes[k])
+        return found
 
     def _root_curves(self, count: int) -> Curves | None:
         """The free lines of all curved columns on the root's boxes, (1, C) each; None where there are none."""
@@ -160,14 +248,18 @@ class Relaxation:
         n = len(splits.column)
         flat = (t.expand(n, -1).clone() for t in (self.up_a, self.up_b, self.least, self.most))
         lines = ColumnLines(*flat, None if self.curves is None else self.curves.expand(n))
-        row, j = torch.nonzero(splits.column >= 0, as_tuple=True)
-        if boxes is None and not len(row):
+        if boxes is None and not bool((splits.column >= 0).any()):
             return lines
-        l, u = splits.boxes(*(boxes or (self.lower, self.upper)))
+        l, u = self.boxes(splits, boxes)
         if boxes is not None:
             self._narrow(lines, l, u)
-        column = splits.column[row, j]
+        least, most = boxes or (self.lower, self.upper)
+        narrower = (l > least) | (u < most)  # by splits, of these columns or of others
+        row, j = torch.nonzero(splits.column >= 0, as_tuple=True)
+        narrower[row, splits.column[row, j]] = True
+        row, column = torch.nonzero(narrower, as_tuple=True)
         self.redraw(lines, row, column, l[row, column], u[row, column])
+        lines.planes = self.planes(l, u)
         return lines
 
     def _narrow(self, lines: ColumnLines, l: Tensor, u: Tensor) -> None:
@@ -180,28 +272,36 @@ class Relaxation:
             smaller = smaller & ~self.is_curve
         crossing = (l < 0) & (u > 0)
         slope = torch.where(l >= 0, self.right, self.left)
-        width = (u - l).clamp(min=torch.finfo(l.dtype).tiny)
-        up_a = torch.where(crossing, (self.right * u - self.left * l) / width, slope)
-        up_b = torch.where(crossing, (self.right - self.left) * u * (-l / width), 0.0)
+        up_a, up_b = (torch.where(crossing, t, other) for t, other in zip(self.chord_of(..., l, u), (slope, 0.0)))
         smaller &= torch.isfinite(up_a) & torch.isfinite(up_b)
         lines.up_a, lines.up_b = torch.where(smaller, up_a, lines.up_a), torch.where(smaller, up_b, lines.up_b)
         smaller &= ~crossing
         lines.least, lines.most = (torch.where(smaller, slope, t) for t in (lines.least, lines.most))
 
+    def chord_of(self, column, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The upper lines of kinks at `column` on [l, u], like l: where l < 0 < u."""
+        left, right, width = self.left[column], self.right[column], (u - l).clamp(min=torch.finfo(l.dtype).tiny)
+        return (right * u - left * l) / width, (right - left) * u * (-l / width)
+
     def redraw(self, lines: ColumnLines, row: Tensor, column: Tensor, l: Tensor, u: Tensor) -> None:
-        """Draws the lines of columns (M,) of domains `row` (M,), kinks that are decided and curves, on intervals [l, u]
-        (M,), in place.
+        """Draws the lines of columns (M,) of domains `row` (M,), kinks and curves, on intervals [l, u] (M,), in
+        place.
         """
         if not len(row):
             return
         bent = self.is_curve[column] if self.curves is not None else torch.zeros_like(column, dtype=torch.bool)
         kink = ~bent
-        c = column[kink]
+        c, low, high = column[kink], l[kink], u[kink]
         at = row[kink] * self.width + c
-        slope = torch.where(l[kink] >= 0, self.right[c], self.left[c])
-        lines.up_a.view(-1)[at], lines.up_b.view(-1)[at] = slope, 0.0
+        crossing = (low < 0) & (high > 0)
+        slope = torch.where(low >= 0, self.right[c], self.left[c])
+        up_a, up_b = self.chord_of(c, low, high)
+        good = torch.isfinite(up_a) & torch.isfinite(up_b)
+        lines.up_a.view(-1)[at] = torch.where(crossing, torch.where(good, up_a, lines.up_a.view(-1)[at]), slope)
+        lines.up_b.view(-1)[at] = torch.where(crossing, torch.where(good, up_b, lines.up_b.view(-1)[at]), 0.0)
         if lines.least is not None:
-            lines.least.view(-1)[at] = lines.most.view(-1)[at] = slope
+            lines.least.view(-1)[at] = torch.where(crossing, lines.least.view(-1)[at], slope)
+            lines.most.view(-1)[at] = torch.where(crossing, lines.most.view(-1)[at], slope)
         if not bool(bent.any()):
             return
         for k, site in self.sites.items():
@@ -218,7 +318,8 @@ class Relaxation:
 @dataclass
 class ColumnLines:
     """Upper lines (N, K) of kinks, and the ranges of their lower slopes (N, K), which are points where a kink is
-    decided. `curves`: the lines of curved columns (N, C).
+    decided. `curves`: the lines of curved columns (N, C). `planes`: of the products, by step, that have other planes
+    than the root's, one for each domain.
     """
 
     up_a: Tensor
@@ -226,15 +327,17 @@ class ColumnLines:
     least: Tensor | None
     most: Tensor | None
     curves: Curves | None = None
+    planes: dict[int, Planes] = field(default_factory=dict)
 
     def take(self, index: Tensor) -> ColumnLines:
         """The lines of some domains (N',)."""
         curves = None if self.curves is None else self.curves.take(index)
-        return ColumnLines(self.up_a[index], self.up_b[index], self.least[index], self.most[index], curves)
+        planes = {k: p.take(index) for k, p in self.planes.items()}
+        return ColumnLines(self.up_a[index], self.up_b[index], self.least[index], self.most[index], curves, planes)
 
     def repeat(self, owner: Tensor) -> ColumnLines:
         """Copies of the lines of domains `owner` (M,), which may repeat, without the ranges of slopes: multipliers that
-        were projected before must be used.
+        were projected before must be used; and without planes, which a caller draws.
         """
         curves = None if self.curves is None else self.curves.take(owner)
         return ColumnLines(self.up_a[owner], self.up_b[owner], None, None, curves)

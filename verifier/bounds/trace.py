@@ -62,8 +62,9 @@ class Trace:
     left_out: dict[int, int] = field(default_factory=dict)
     # What products too small for the working precision may have lost, over all steps so far.
     underflow: float = 0.0
-    # Multipliers of splits by the step that reads the split values (see `verifier.bounds.certify`).
-    cuts: dict[int, Cuts] = field(default_factory=dict)
+    # Multipliers of splits by the step that reads the split values, and as which of its inputs (see
+    # `verifier.bounds.certify`).
+    cuts: dict[tuple[int, int], Cuts] = field(default_factory=dict)
     # By value, flat entries (k,) with planes (k, 2) over the input that lie below them and below them negated.
     planes: dict[int, list[tuple[Tensor, Forms]]] = field(default_factory=dict)
     # Half-spaces of the input: what is known need hold for the points within them only.

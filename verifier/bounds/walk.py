@@ -13,8 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from verifier.bounds.factors import Factor
 from verifier.bounds.relaxation import ColumnLines, Multipliers, Relaxation, Site, Splits, Start
-from verifier.ops.base import Affine, Joint
+from verifier.ops.base import Affine, Joint, Planes
 
 
 class Pass:
@@ -26,28 +27,32 @@ class Pass:
         x_l, x_u = trace.boxes[0]
         self.centre, self.radius = (x_l + x_u) / 2, (x_u - x_l) / 2
         self.n = len(lines.up_a)
-        self.coef = torch.zeros_like(lines.up_a)  # coefficients at the neurons' outputs
+        self.coef = torch.zeros_like(lines.up_a)  # coefficients at the neurons' outputs, and at factors themselves
         self.z = torch.zeros_like(lines.up_a)  # relaxed values before the neurons
         if lines.curves is not None:  # offsets of the curves' lines, and their derivatives by the slopes, (N, C)
             self.low_b, self.low_d, self.high_b, self.high_d = (
                 torch.zeros_like(lines.curves.low.least).expand(4, -1, -1).clone()
             )
         self.touched: list[int] = []
+        self.joint: dict[int, Tensor] = {}  # coefficients (N, *out_shape) at the outputs of joint steps
         self.plane: Tensor | None = None
         self.spread = {k: s.index.expand(self.n, -1) for k, s in relaxation.sites.items() if s.index is not None}
         self.marks = self._marks()
 
-    def _marks(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """For every step with splits: flat places in its (N, k) columns, and in the (N, P) splits."""
+    def _marks(self) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+        """For every step and slot with splits: flat places in its (N, k) columns, and in the (N, P) splits."""
         found = {}
         column = self.splits.column
         if not column.numel():
             return found
-        for k, site in self.r.sites.items():
+        for site in self.r.readers:
             c = site.cut
             row, j = torch.nonzero((column >= c.start) & (column < c.stop), as_tuple=True)
             if len(row):
-                found[k] = (row * (c.stop - c.start) + column[row, j] - c.start, row * column.shape[1] + j)
+                found[site.step, site.slot] = (
+                    row * (c.stop - c.start) + column[row, j] - c.start,
+                    row * column.shape[1] + j,
+                )
         return found
 
     def backward(self, m: Multipliers, states: dict[int, Start] | None = None) -> Tensor:
@@ -64,7 +69,7 @@ class Pass:
         self.amount = m.beta * self.splits.sign
         self.touched.clear()
         for k in range(start.top, 0, -1):
-            if states is not None and k in r.sites and k in live:
+            if states is not None and k in r.split_steps and k in live:
                 states[k] = Start(k, dict(live), bias)
             a = live.pop(k, None)
             if a is None:
@@ -110,28 +115,51 @@ class Pass:
             if self.r.shifted:
                 bias = bias + torch.mv(pos, self.r.lo_b[c])
             out = pos.mul_(alpha[:, c]).addcmul_(neg, lines.up_a[:, c])
-        if k in self.marks:
-            place, which = self.marks[k]
-            amount = self.amount.reshape(-1)[which]
-            out.view(-1).index_add_(0, place, amount, alpha=-1)
-            owner = which // self.splits.column.shape[1]
-            bias = bias.index_add(0, owner, amount * self.splits.point.reshape(-1)[which])
+        bias = self._subtract(site, out, bias)
         if site.index is not None:
             if site.shift is not None:
                 bias = bias + torch.mv(flat, site.shift)
             out = (flat * site.keep).scatter_(1, self.spread[k], out)
         return out.reshape(self.n, *self.r.program.shapes[site.value]), bias
 
+    def _subtract(self, site: Site | Factor, out: Tensor, bias: Tensor) -> Tensor:
+        """Subtracts the multipliers of the splits at a step's columns from their coefficients (N, k), in place; the
+        bias (N,) with what they add to it.
+        """
+        if (site.step, site.slot) not in self.marks:
+            return bias
+        place, which = self.marks[site.step, site.slot]
+        amount = self.amount.reshape(-1)[which]
+        out.view(-1).index_add_(0, place, amount, alpha=-1)
+        owner = which // self.splits.column.shape[1]
+        return bias.index_add(0, owner, amount * self.splits.point.reshape(-1)[which])
+
     def _enclosed(self, k: int, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        planes = self.r.trace.lines[k]
-        wide = a.unsqueeze(0)
+        planes, own = self._planes(k)
+        wide = a.unsqueeze(own)
         pos, neg = wide.clamp(min=0), wide.clamp(max=0)
-        self.joint = getattr(self, "joint", {})
-        self.joint[k] = wide > 0
-        bias = torch.mv(pos.reshape(self.n, -1), planes.lo_b.reshape(-1)) + torch.mv(
-            neg.reshape(self.n, -1), planes.up_b.reshape(-1)
-        )
-        return tuple(p.squeeze(0) for p in planes.pull(pos, neg)), bias
+        self.joint[k] = a
+        flat = [t.reshape(self.n, -1) for t in (pos, neg)]
+        if own:
+            bias = sum(torch.linalg.vecdot(t, b.reshape(self.n, -1)) for t, b in zip(flat, (planes.lo_b, planes.up_b)))
+        else:
+            bias = sum(torch.mv(t, b.reshape(-1)) for t, b in zip(flat, (planes.lo_b, planes.up_b)))
+        parts = [p.squeeze(own) for p in planes.pull(pos, neg)]
+        for f in self.r.factors_at.get(k, ()):
+            wide = parts[f.slot].reshape(self.n, -1)
+            part = f.pick(wide)
+            self.coef[:, f.cut] = part
+            if (k, f.slot) in self.marks:
+                part = part.clone(memory_format=torch.contiguous_format)
+                bias = self._subtract(f, part, bias)
+                wide = part if f.index is None else wide.index_copy(1, f.index, part)
+                parts[f.slot] = wide.reshape(parts[f.slot].shape)
+        return tuple(parts), bias
+
+    def _planes(self, k: int) -> tuple[Planes, int]:
+        """The planes of a joint step; 1 where every domain has its own, 0 where all share those of the root."""
+        own = self.lines.planes.get(k)
+        return (self.r.trace.lines[k], 0) if own is None else (own, 1)
 
     @property
     def x(self) -> Tensor:
@@ -148,13 +176,17 @@ class Pass:
             if isinstance(step.op, Affine):
                 values[k] = step.op.forward(*(values[i] for i in step.inputs))
             elif isinstance(step.op, Joint):
-                low, high = self.r.trace.lines[k].values(*(values[i].unsqueeze(0) for i in step.inputs))
-                values[k] = torch.where(self.joint[k], low, high).squeeze(0)
+                planes, own = self._planes(k)
+                low, high = (t.squeeze(own) for t in planes.values(*(values[i].unsqueeze(own) for i in step.inputs)))
+                values[k] = torch.where(self.joint[k] > 0, low, high)
             else:
                 values[k] = self._line_values(k, values[step.inputs[0]], m)
         for k, site in self.r.sites.items():  # the topmost steps' inputs, whose outputs nobody asked for
             if k not in values and site.value in values:
                 self.z[:, site.cut] = self._pick(site, values[site.value].reshape(self.n, -1))
+        for f in self.r.factors:
+            if f.value in values:
+                self.z[:, f.cut] = f.pick(values[f.value].reshape(self.n, -1))
         return values[program.output] if mixed else None
 
     def _order(self, mixed: bool) -> list[int]:

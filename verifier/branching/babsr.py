@@ -9,6 +9,9 @@ the distance between its lines in the middle of its interval.
 adds to the difference between the bound and the network's value there. Where all gaps are 0 the minimiser is a
 counterexample.
 
+Both are added up over all that a split narrows: every function that reads the value, and the products it goes into,
+whose planes lose what `verifier.ops.bilinear` says.
+
 Symbols: N domains, K columns.
 """
 
@@ -25,12 +28,12 @@ def babsr_score(v: View) -> Tensor:
     """(N, K)."""
     product = v.coef * v.bias
     kink = (torch.maximum(product * (v.kink_a - 1), product * v.kink_a) + v.coef.clamp(max=0) * v.kink_b).abs()
-    return torch.where(v.curve, v.coef.abs() * v.thick, kink)
+    return v.together(torch.where(v.curve, v.coef.abs() * v.thick, kink))
 
 
 def gap_score(v: View) -> Tensor:
     """(N, K)."""
-    return v.coef.clamp(max=0) * (v.true - v.above) + v.coef.clamp(min=0) * (v.true - v.below)
+    return v.together(v.coef.clamp(max=0) * (v.true - v.above) + v.coef.clamp(min=0) * (v.true - v.below))
 
 
 @NEURONS.add("babsr")

@@ -12,6 +12,11 @@ paper's in that the unchanged part of the row keeps what the pass below the neur
 any graph and tighter. One candidate costs one concretisation. The lines that were there remain valid in the child, so
 no estimate is below the parent's bound.
 
+A split changes the lines of every function that reads the value, and the planes of products whose factors it narrows
+(`verifier.bounds.factors`): where a term's plane p a + q b + e becomes p' a + q' b + e', the row gains A (p' - p) a +
+A (q' - q) b + A (e' - e), A its coefficient there. All of these changes are added up, each with the planes of its own
+column.
+
 The best few by two cheap scores are compared in this way.
 
 Symbols: N domains, C candidates, m input dimensions.

@@ -18,7 +18,9 @@ class View:
     `below` and `above` are the lines' values and `true` the functions', all (N, K). `kink_a`, `kink_b` (N, K): upper
     lines of neurons with one kink; `bias` (K,): constant of the affine step before each. `thick` (N, K): distance
     between the lines of curves at the middle of their intervals; `curve` (K,) bool. `free` (N, K) bool: what can be
-    split. `score` (N,): the bounds.
+    split. `score` (N,): the bounds. `pairs` (J,) each: columns, and columns whose splits narrow the former's intervals,
+    at first themselves. For factors of products, which have no lines, `coef` is 1, `thick` what the bound loses by
+    products that read them, halved, and `true` the same at the minimiser, `below` being 0.
 
     Columns (N, C), -1 for none, to bounds (N, C, 2) of both children: `trial` by backward passes with multipliers as
     they are, `shortcut` by planes kept from the root.
@@ -37,6 +39,14 @@ class View:
     score: Tensor
     trial: Callable[[Tensor], Tensor]
     shortcut: Callable[[Tensor], Tensor]
+    pairs: tuple[Tensor, Tensor] | None = None
+
+    def together(self, score: Tensor) -> Tensor:
+        """Scores of columns (N, K), added up for each over all that its split narrows: all who read the value."""
+        if self.pairs is None:
+            return score
+        here, there = self.pairs
+        return torch.zeros_like(score).index_add_(1, there, torch.nan_to_num(score)[:, here])
 
 
 def best(score: Tensor, free: Tensor, count: int) -> Tensor:

@@ -250,6 +250,16 @@ class Planes:
             setattr(out, name, _double(value))
         return out
 
+    def take(self, index: Tensor) -> Planes:
+        """The planes of domains `index` (M,), which may repeat."""
+        out = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(out, name, value[index])
+            elif type(value) in (tuple, list):
+                setattr(out, name, type(value)(v[index] if isinstance(v, Tensor) else v for v in value))
+        return out
+
     def pull(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, ...]:
         """Rows over the output, pos >= 0 and neg <= 0 (D, S, *out_shape) each, to rows pos L_i + neg U_i over every
         variable input (D, S, *in_shape_i); at most `Joint.terms` products are summed in one entry.

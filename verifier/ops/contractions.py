@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from verifier.ops.arithmetic import lift
-from verifier.ops.base import Joint, Opaque, Operator, Planes, Shape, Site, gamma, size
+from verifier.ops.base import Opaque, Operator, Planes, Shape, Site, gamma, size
+from verifier.ops.bilinear import Bilinear
 from verifier.ops.planes import outward
 from verifier.ops.products import Box, times
 
@@ -160,7 +161,7 @@ class ContractionPlanes(Planes):
         return y.reshape(*lead, *self.lo_b.shape[1:])
 
 
-class Contraction(Joint):
+class Contraction(Bilinear):
     """y = sum a b by an equation; `run` computes it from the operands' own shapes."""
 
     def __init__(self, site: Site, eq: Equation, run: Callable[[Tensor, Tensor], Tensor]):
@@ -195,8 +196,30 @@ class Contraction(Joint):
         shape = (count, *self.out_shape)
         return outward(low.to(a[0].dtype).reshape(shape), high.to(a[0].dtype).reshape(shape), 2)
 
-    def relax(self, *boxes: Box) -> Planes:
-        return self.planes(boxes, near_ends(*boxes))
+    def mix(self, *boxes: Box) -> tuple[float, float]:
+        return near_ends(*boxes)
+
+    def back(self, rows: Tensor, other: Tensor, slot: int) -> Tensor:
+        eq, n = self.eq, len(rows)
+        rows = rows.reshape(n, 1, *eq.shape(eq.out))
+        other = other.reshape(len(other), *eq.shape(eq.a if slot else eq.b))
+        return eq.back(rows, other, not slot).reshape(n, *self.in_shapes[slot])
+
+    def term_index(self) -> tuple[Tensor, Tensor, Tensor]:
+        eq = self.eq
+        order = eq.out + eq.sums
+        where = []
+        for letters in (eq.a, eq.b, eq.out):
+            entry = torch.arange(prod(eq.shape(letters))).reshape(eq.shape(letters))
+            places = [c for c in order if c in letters]
+            entry = entry.permute(*(letters.index(c) for c in places)) if places else entry
+            entry = entry.reshape([eq.length[c] if c in letters else 1 for c in order])
+            where.append(entry.expand([eq.length[c] for c in order]).reshape(-1))
+        return where[0], where[1], where[2]
+
+    @property
+    def term_count(self) -> int:
+        return prod(self.eq.length[c] for c in self.eq.out + self.eq.sums)
 
     def planes(self, boxes: tuple[Box, ...], mix: tuple[float, float] = (0.5, 0.5)) -> Planes:
         """The planes for mixtures r of the lower and of the upper side."""

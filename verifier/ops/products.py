@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.arithmetic import Entrywise, Scale, lift
-from verifier.ops.base import Joint, Operator, Planes, Site
+from verifier.ops.arithmetic import Entrywise, Scale, lift, unbroadcast
+from verifier.ops.base import Operator, Planes, Site, size
+from verifier.ops.bilinear import Bilinear
 from verifier.ops.planes import EntryPlanes, most_repeats, outward, wide_boxes
 
 Box = tuple[Tensor, Tensor]
@@ -93,7 +94,7 @@ class Infinite(Entrywise):
         return a * b
 
 
-class Product(Joint):
+class Product(Bilinear):
     """y = a b where both depend on x; they broadcast."""
 
     def __init__(self, site: Site):
@@ -122,8 +123,16 @@ class Product(Joint):
             found.append(loose & mine.reshape(l.shape))
         return tuple(found)
 
-    def relax(self, *boxes: Box) -> Planes:
-        return self.planes(boxes)
+    def back(self, rows: Tensor, other: Tensor, slot: int) -> Tensor:
+        return unbroadcast(rows * lift(other, self.rank), self.in_shapes[slot])
+
+    def term_index(self) -> tuple[Tensor, Tensor, Tensor]:
+        of = lambda s: lift(torch.arange(size(s)).reshape(1, *s), self.rank).expand(1, *self.out_shape).reshape(-1)
+        return of(self.in_shapes[0]), of(self.in_shapes[1]), torch.arange(size(self.out_shape))
+
+    @property
+    def term_count(self) -> int:
+        return size(self.out_shape)
 
     def planes(self, boxes: tuple[Box, ...], mix: tuple[float | Tensor, float | Tensor] = (0.5, 0.5)) -> Planes:
         """The planes for mixtures r of the lower and of the upper side."""

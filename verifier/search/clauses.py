@@ -86,7 +86,9 @@ def losses(r: Relaxation, splits: Splits, beta: Tensor, coef: Tensor, z: Tensor)
     l, u = r.lower[at], r.upper[at]
     a, z = coef.gather(1, at), torch.minimum(torch.maximum(z.gather(1, at), l), u)
     line = torch.where(splits.sign > 0, r.right[at], r.left[at]) * z
-    gap = torch.where(r.is_curve[at], a.abs() * (u - l), (-a).clamp(min=0) * (r.up_a[at] * z + r.up_b[at] - line))
+    gap = torch.where(
+        r.is_curve[at] | r.is_factor[at], a.abs() * (u - l), (-a).clamp(min=0) * (r.up_a[at] * z + r.up_b[at] - line)
+    )
     loss = beta * torch.maximum(-l, u) + gap.clamp(min=0)
     return torch.where(real, torch.nan_to_num(loss, nan=torch.inf), torch.inf)
 
@@ -192,15 +194,18 @@ class Clauses:
             return
         there = torch.full((old.width,), -1, dtype=torch.int64, device=self.key.device)
         low, high = torch.full_like(old.lower, -torch.inf), torch.full_like(old.lower, torch.inf)
-        for k, site in old.sites.items():
+        places = {(s.step, s.slot): s for s in new.readers}
+        for site in old.readers:
             c, l, u = site.cut, *(t.reshape(-1) for t in new.trace.boxes[site.value])
             low[c], high[c] = (t if site.index is None else t[site.index] for t in (l, u))
-            if k in new.sites:
-                place = new.sites[k]
+            if (site.step, site.slot) in places:
+                place = places[site.step, site.slot]
                 at = torch.full((len(l),), -1, dtype=torch.int64, device=there.device)
                 index = torch.arange(len(l), device=at.device) if place.index is None else place.index
                 at[index] = torch.arange(place.cut.start, place.cut.stop, device=at.device)
                 there[c] = at if site.index is None else at[site.index]
+        if new.kin is not None:  # those that speak for others are split
+            there = torch.where(there >= 0, new.kin.first[there.clamp(min=0)], -1)
         real, column, up = self.key >= 0, self.key.clamp(min=0) >> 1, (self.key & 1).bool()
         sure = torch.where(up, low[column], -high[column]) >= self.bar  # holds on all of the box
         never = torch.where(up, high[column], -low[column]) < self.bar

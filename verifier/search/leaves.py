@@ -68,7 +68,7 @@ def explicit(r: Relaxation, case: Cases) -> Cases:
         return case
     l, u = (t[0] for t in case.splits.boxes(r.lower, r.upper))
     low, high = (t[0] for t in case.splits.boxes(*boxes))
-    decided = r.splittable & ~r.is_curve & (l < 0) & (u > 0) & ((low >= 0) | (high <= 0))
+    decided = r.kinked & (l < 0) & (u > 0) & ((low >= 0) | (high <= 0))
     column = torch.nonzero(decided).squeeze(1)
     width, count = case.column.shape[1], len(column)
     new = Cases(**case.padded(width + count).__dict__)
@@ -133,7 +133,7 @@ def _split_value(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The split neuron's value as a function of x: plane (1, m), constant (1,)."""
     r = bounder.relaxation
-    site = next(s for s in r.sites.values() if s.cut.start <= column < s.cut.stop)
+    site = next(s for s in r.readers if s.cut.start <= column < s.cut.stop)
     entry = column - site.cut.start
     entry = entry if site.index is None else int(site.index[entry])
     shape = r.program.shapes[site.value]

@@ -3,7 +3,7 @@ the rest, repeat.
 
 What makes `unsat` right. Every region starts with one case per disjunct; a case leaves only when its bound is positive
 as evaluated in float64 with its error (`verifier.bounds.certify`), and its two children cover it, since every z_j is
-<= 0 or >= 0. Multipliers, slopes, scores and heuristics only steer. Cases that neither a split nor an exact linear
+<= p or >= p. Multipliers, slopes, scores and heuristics only steer. Cases that neither a split nor an exact linear
 program can end are set aside, and then `unsat` is not said.
 
 Regions are taken one after the other: their intermediate boxes have nothing in common.

@@ -81,7 +81,7 @@ class Tighter:
         cases.low, cases.high = cases.low.clone(), cases.high.clone()
         step = max(1, BLOCK // max(1, 2 * count * len(self.planes.middle.r)))
         r = self.planes.relaxation
-        ends = cases.splits.boxes(*cases.boxes(r.lower, r.upper))
+        ends = r.boxes(cases.splits, cases.boxes(r.lower, r.upper), self.planes.certifier.program)
         for at in range(0, len(cases), step):
             self._block(cases, slice(at, at + step), count, ends, empty)
         return cases, empty

@@ -93,8 +93,8 @@ def plan(problem: Problem, config: Config) -> Plan:
         words = {
             "terms": "splitting the inputs of each of the terms that add up to the output, bounds by crown",
             "input": f"input splitting by {config.branching.method}, bounds by {bounds}",
-            "neurons": f"neuron splitting by {config.branching.neurons}, optimised dual bounds on boxes by crown, which "
-            "are optimised, then branched on, as long as that gains",
+            "neurons": f"neuron splitting by {config.branching.neurons}, optimised dual bounds on boxes by crown, "
+            "which are optimised, then branched on, as long as that gains",
         }
         how = "; where that stalls, ".join(words[s] for s in splits)
         reasons.append(f"search: {how}, up to {config.search.batch} domains a round ({why})")

@@ -225,3 +225,32 @@ def test_a_search_that_ends_soon_is_let_alone():
         s.cases = type("Held", (), {"held": None})
         s._share = lambda held, open=open: open
         assert s._ending(searched, seconds) is ending
+
+
+def test_what_trees_that_are_given_up_set_aside_does_not_count(monkeypatch):
+    """The search goes on with its old cases, which hold all that is open: refuting them is a proof."""
+    at_once(monkeypatch)
+    refining, planting = NeuronSearch._refine, NeuronSearch._plant
+    state = {"refining": False, "kept": 0, "aside": 0}
+
+    def plant(self, trace, index):
+        bounder = planting(self, trace, index)
+        if state["refining"]:
+            self.unsplittable += 1
+            state["aside"] += 1
+        return bounder
+
+    def refine_once(self, bounder, index, seconds):
+        if self._share(self.cases.held) > 0.9:
+            return bounder, True
+        state["refining"] = True
+        new, gained = refining(self, bounder, index, seconds)
+        state["refining"] = False
+        state["kept"] += new is bounder
+        return new, gained
+
+    monkeypatch.setattr(neurons, "refined", lambda old, *a: (old, 0))
+    monkeypatch.setattr(NeuronSearch, "_plant", plant)
+    monkeypatch.setattr(NeuronSearch, "_refine", refine_once)
+    outcome = search(*hard(0), settings(attack="none", batch=16), None, D, 120.0, kind=NeuronSearch)
+    assert state["kept"] == state["aside"] > 0 and outcome.verdict == Verdict.UNSAT

@@ -247,7 +247,7 @@ class NeuronSearch(Search):
         over on them, unless it has got further than they have.
         """
         begin, old, held, roots = time.monotonic(), bounder.relaxation, self.cases.pop(len(self.cases)), self.roots
-        gap, budget = self.gap, min(seconds, REFINING_SHARE * self.deadline.left())
+        gap, aside, budget = self.gap, self.unsplittable, min(seconds, REFINING_SHARE * self.deadline.left())
         self._reopen(held, index)
         branching = self.config.branching
         trace, cases = refined(
@@ -271,7 +271,8 @@ class NeuronSearch(Search):
         if len(self.cases):
             self.cases.pop(len(self.cases))
         self.cases.add(held.take(self.fresh.open[index][held.slot]))
-        self.roots, self.gap = roots, gap
+        # What the new trees set aside stays open in the old ones.
+        self.roots, self.gap, self.unsplittable = roots, gap, aside
         return bounder, left < GAINED
 
     def _reopen(self, cases: Cases, index: int) -> None:

@@ -231,9 +231,10 @@ class Terms:
             term, pair = ragged(start, side)
             which.append(term)
             owner.append(there[pair])
-        pairs = torch.unique(torch.stack([torch.cat(owner), torch.cat(which)]), dim=1)
-        begin = torch.searchsorted(pairs[0].contiguous(), torch.arange(width + 1, device=device))
-        return Terms(a, b, step, out, pairs[1].contiguous(), begin)
+        count = max(1, len(a))
+        pairs = torch.unique(torch.cat(owner) * count + torch.cat(which))  # as numbers, by far faster than as columns
+        begin = torch.searchsorted(pairs, torch.arange(width + 1, device=device) * count)
+        return Terms(a, b, step, out, pairs % count, begin)
 
     def narrowed_by(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs (J,): places in `columns` (M,), and terms that splits there narrow."""

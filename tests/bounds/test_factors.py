@@ -291,6 +291,15 @@ def test_origins_go_through_moves_and_no_further():
     assert prod(program.shapes[0]) == 4 and Kin(program, [], 0, "cpu").made == {}
 
 
+def test_origins_go_through_any_number_of_moves():
+    s = Sketch(2)
+    z = x = s.linear("t", np.eye(2))
+    for k in range(1500):
+        x = s.reshape(x, *((1, 2), (2,))[k % 2])
+    program = Program(s.network(), torch.float32, "cpu")
+    assert Origins(program).of(program.output).tolist() == Origins(program).of(1).tolist() == [2, 3] and z == "v0"
+
+
 def test_only_products_of_two_variables_have_factors():
     r = shared()
     assert {f.step for f in r.factors} == {k for k, s in enumerate(r.program.steps) if k and isinstance(s.op, Bilinear)}

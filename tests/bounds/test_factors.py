@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import prod
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from verifier.bounds.certify import Certifier
 from verifier.bounds.crown import crown_trace
 from verifier.bounds.dual import Settings, optimise
-from verifier.bounds.factors import Kin, Origins
+from verifier.bounds.factors import Kin, Origins, Terms
 from verifier.bounds.program import Program
 from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start
 from verifier.net.graph import Network, Tensor
@@ -259,6 +260,19 @@ def test_pairs_of_terms_are_those_whose_factors_a_split_narrows(seed):
         assert len(torch.unique(term)) == len(term)
 
 
+def test_a_million_terms_are_told_in_no_time():
+    s, n = Sketch(2), 100
+    left, right = (s.reshape(s.linear("t", np.ones((2, n * n))), n, n) for _ in range(2))
+    s.linear(s.reshape(s.add("MatMul", (left, right)), n * n), np.ones((n * n, 1)))
+    r = rooted(s.network(), np.random.default_rng(0))
+    begin = time.thread_time()
+    terms = Terms.of(r.program, r.factors, r.kin)
+    assert time.thread_time() - begin < 3.0  # as pairs that are compared one by one they take ten
+    assert len(terms.a) == n**3 and len(terms.list) == 2 * n**3
+    count = terms.start[1:] - terms.start[:-1]
+    assert bool((count == n).all())
+
+
 def test_origins_go_through_moves_and_no_further():
     s = Sketch(4)
     z = s.linear("t", np.eye(4))
@@ -275,6 +289,15 @@ def test_origins_go_through_moves_and_no_further():
     assert names[place[twice]] == [z_names[3], z_names[0], z_names[0]]
     assert not set(names[program.output]) & {n for k in range(program.output) for n in names[k]}
     assert prod(program.shapes[0]) == 4 and Kin(program, [], 0, "cpu").made == {}
+
+
+def test_origins_go_through_any_number_of_moves():
+    s = Sketch(2)
+    z = x = s.linear("t", np.eye(2))
+    for k in range(1500):
+        x = s.reshape(x, *((1, 2), (2,))[k % 2])
+    program = Program(s.network(), torch.float32, "cpu")
+    assert Origins(program).of(program.output).tolist() == Origins(program).of(1).tolist() == [2, 3] and z == "v0"
 
 
 def test_only_products_of_two_variables_have_factors():

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from handmade import Sketch, random_dense
+from handmade import Sketch, random_dense, random_products
 from queries import query, refuse, search, settings
 
 from verifier.bounds.crown import crown_trace
 from verifier.bounds.program import Program
 from verifier.branching import NEURONS
-from verifier.branching.points import Points, middle
+from verifier.branching.points import Points, middle, rule
 from verifier.branching.store import Store
 from verifier.ops.piecewise import PiecewiseLinear
 from verifier.result import Verdict
@@ -120,3 +121,28 @@ def test_tables_are_looked_for_only_where_a_curve_is_split(monkeypatch):
     c = settings(rounds=4, attack="none", batch=64)
     network = random_dense(np.random.default_rng(1), (3, 6, 6, 1), "Relu")
     assert search(network, hard(), c, refuse, kind=NeuronSearch).stats["rounds"] >= 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_all_who_read_a_value_have_a_say_in_where_it_is_split(seed):
+    b = planted(random_products(np.random.default_rng(seed)))
+    r = b.relaxation
+    for c in range(r.width):
+        steps = {s.step for s in r.readers if bool((r.kin.first[s.cut] == c).any())}
+        if all(k in r.sites and r.sites[k].convex for k in steps):
+            assert int(b.rule_of[c]) == -1
+        else:
+            assert b.rules[b.rule_of[c]] == rule(tuple(r.program.steps[k].op for k in sorted(steps)))
+
+
+def test_split_points_of_many_columns_take_no_objects_of_their_own():
+    s, n = Sketch(2), 50_000
+    z = s.linear("t", np.ones((2, n)))
+    s.linear(s.add("Mul", (s.function(z, "Relu"), s.function(z, "Tanh"))), np.ones((n, 1)))
+    b = planted(s.network())
+    assert b.relaxation.width == 4 * n
+    tracemalloc.start()
+    b._rules()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < n

@@ -83,18 +83,26 @@ class Origins:
 
     def of(self, value: int) -> Tensor:
         """(n,) int64, different from one another unless a move repeated them."""
-        if value not in self.found:
-            own = torch.arange(self.first[value], self.first[value + 1])
-            moved = self._moved(value)
-            self.found[value] = own if moved is None else torch.where(moved >= 0, moved, own)
+        asked, wanted = [value], set()
+        while asked:  # moves of moves may be many
+            k = asked.pop()
+            if k not in self.found and k not in wanted:
+                wanted.add(k)
+                asked += self.program.steps[k].inputs if self._moves(k) else ()
+        for k in sorted(wanted):
+            own = torch.arange(self.first[k], self.first[k + 1])
+            moved = self._moved(k) if self._moves(k) else None
+            self.found[k] = own if moved is None else torch.where(moved >= 0, moved, own)
         return self.found[value]
 
-    def _moved(self, value: int) -> Tensor | None:
-        """(n,) origins of a move's result, -1 where it has put a constant; None where it is no move."""
+    def _moves(self, value: int) -> bool:
         step = self.program.steps[value]
-        if step is None or not isinstance(step.op, Move) or step.op.terms[0] != 1 or step.op.offset() is not None:
-            return None
-        names = torch.cat([self.of(i) for i in step.inputs])
+        return step is not None and isinstance(step.op, Move) and step.op.terms[0] == 1 and step.op.offset() is None
+
+    def _moved(self, value: int) -> Tensor | None:
+        """(n,) origins of a move's result, -1 where it has put a constant; None where they are too many to tell."""
+        step = self.program.steps[value]
+        names = torch.cat([self.found[i] for i in step.inputs])
         if len(names) >= EXACT:
             return None
         at, places = 1, []
@@ -231,9 +239,10 @@ class Terms:
             term, pair = ragged(start, side)
             which.append(term)
             owner.append(there[pair])
-        pairs = torch.unique(torch.stack([torch.cat(owner), torch.cat(which)]), dim=1)
-        begin = torch.searchsorted(pairs[0].contiguous(), torch.arange(width + 1, device=device))
-        return Terms(a, b, step, out, pairs[1].contiguous(), begin)
+        count = max(1, len(a))
+        pairs = torch.unique(torch.cat(owner) * count + torch.cat(which))  # as numbers, by far faster than as columns
+        begin = torch.searchsorted(pairs, torch.arange(width + 1, device=device) * count)
+        return Terms(a, b, step, out, pairs % count, begin)
 
     def narrowed_by(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs (J,): places in `columns` (M,), and terms that splits there narrow."""

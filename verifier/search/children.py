@@ -48,21 +48,22 @@ class Children:
 
         All operators that read the value have a say in where.
         """
-        r, first = self.relaxation, self.relaxation.kin.first.tolist()
-        readers: list[set[int]] = [set() for _ in first]
+        r = self.relaxation
+        sets: dict[frozenset[int], int] = {frozenset(): 0}
+        which = torch.zeros_like(r.kin.first)  # the steps that read an entry, told to the column that speaks for it
         for site in r.readers:
-            for c in range(site.cut.start, site.cut.stop):
-                readers[first[c]].add(site.step)
+            mine, held = torch.unique(r.kin.first[site.cut]), list(sets)
+            old, place = torch.unique(which[mine], return_inverse=True)
+            wider = [sets.setdefault(held[i] | {site.step}, len(sets)) for i in old.tolist()]
+            which[mine] = old.new_tensor(wider)[place]
         rules: dict[Rule, int] = {}
-        known: dict[frozenset[int], int] = {}
-        which = []
-        for steps in map(frozenset, readers):
-            if steps not in known:
-                ops = tuple(r.program.steps[k].op for k in sorted(steps))
-                single = all(k in r.sites and r.sites[k].convex for k in steps)
-                known[steps] = -1 if single else rules.setdefault(rule(ops), len(rules))
-            which.append(known[steps])
-        return list(rules), torch.tensor(which, dtype=torch.int64, device=r.lower.device)
+        used, place = torch.unique(which, return_inverse=True)
+        chosen, held = [], list(sets)
+        for steps in (held[i] for i in used.tolist()):
+            ops = tuple(r.program.steps[k].op for k in sorted(steps))
+            single = all(k in r.sites and r.sites[k].convex for k in steps)
+            chosen.append(-1 if single else rules.setdefault(rule(ops), len(rules)))
+        return list(rules), used.new_tensor(chosen)[place]
 
     def _tops(self) -> Tensor:
         """(K,): for each column the last step that its split narrows."""

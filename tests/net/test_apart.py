@@ -65,3 +65,24 @@ def test_sums_along_the_axis_that_a_matrix_mixes_stay():
     nodes = [node("MatMul", "x W", "r"), node("ReduceSum", "r last", "y", keepdims=0)]
     net = load_network(model(nodes, {"x": (1, 3, 5)}, W=weights(5, 4), last=np.array([2], np.int64)))
     assert apart(net) is net
+
+
+def doubled(times: int):
+    """A matrix on the rows of a table, then sums of a value with itself, then the sum over the rows."""
+    nodes = [node("MatMul", "x W", "h0")]
+    nodes += [node("Add", f"h{k} h{k}", f"h{k + 1}") for k in range(times)]
+    nodes.append(node("ReduceSum", f"h{times} rows", "y", keepdims=0))
+    return load_network(model(nodes, {"x": (1, 3, 5)}, W=weights(5, 2), rows=np.array([1], np.int64)))
+
+
+def test_values_read_twice_are_looked_at_once():
+    net = doubled(40)  # paths through them are more than could be walked
+    new = apart(net)
+    assert new is not net
+    for x in RNG.normal(size=(5, 15)):
+        np.testing.assert_allclose(interpret(new, x), interpret(net, x), rtol=1e-5)
+
+
+def test_rows_are_not_pulled_through_more_than_a_stack_holds():
+    net = doubled(1200)
+    assert len(apart(net).nodes) <= len(net.nodes) + 4

@@ -200,10 +200,10 @@ def test_a_search_on_refined_boxes_proves_what_holds(few_rounds, monkeypatch):
 
 
 def test_a_search_that_is_further_keeps_its_tree(monkeypatch):
-    """Branching that finds nothing leaves the cases as they were."""
+    """Branching that finds nothing leaves the cases as they were; the next one goes on from its boxes all the same."""
     at_once(monkeypatch)
-    monkeypatch.setattr(neurons, "refined", lambda old, *a: (old, 0))
-    kept = []
+    kept, traces = [], []
+    monkeypatch.setattr(neurons, "refined", lambda old, *a: (traces.append((old, replace(old))) or traces[-1][1], 0))
     refining = NeuronSearch._refine
 
     def watch(self, bounder, index, seconds):
@@ -217,6 +217,7 @@ def test_a_search_that_is_further_keeps_its_tree(monkeypatch):
     assert outcome.verdict == Verdict.UNSAT and kept
     later = [k for k in kept if k[0][1] < 0.9]
     assert later and all(before == after and same for before, after, same in later)
+    assert len(traces) > 1 and all(old is new for (_, new), (old, _) in zip(traces, traces[1:]))
 
 
 def test_a_search_that_ends_soon_is_let_alone():

@@ -118,3 +118,12 @@ def test_only_sums_of_terms_with_inputs_of_their_own():
     ):
         p = compile_problem(network, query(2 * M, 1, box, disjuncts))
         assert SumSearch.fits(p, Program(p.network, torch.float32, "cpu")) == expected
+
+
+@pytest.mark.parametrize("count, terms", [(5, 5), (16, 16), (17, 1), (3000, 1)])
+def test_sums_of_very_many_terms_are_one(count, terms):
+    s = Sketch(1)
+    total = s.function("t", "Relu")
+    for k in range(count - 1):
+        total = s.add(("Add", "Sub")[k % 2], (total, s.function("t", "Relu")))
+    assert len(terms_of(s.network())) == terms

@@ -25,7 +25,7 @@ from verifier.config import ClipConfig
 from verifier.result import Verdict
 from verifier.search import neurons, tighter
 from verifier.search.bounder import Bounder
-from verifier.search.cases import Cases, split
+from verifier.search.cases import roots, split
 from verifier.search.clauses import Clauses
 from verifier.search.neurons import NeuronSearch
 
@@ -64,26 +64,9 @@ def case_of(seed: int, method: str, dtype=D, optimised=False):
     value = torch.einsum("ksp,np->ksn", rows, y)
     const = -torch.quantile(value, 0.03, dim=2)  # few points satisfy each row
     b = Bounder(trace, (rows.to(dtype), rows, const), fine, NEURONS["gap"], clip=method)
-    kept = _first(b, b.relaxation)
+    kept = roots(b.relaxation, torch.zeros(1, dtype=torch.int64), b.relaxation.alpha.new_full((1, 2), 0.5), 3)
+    kept.score = torch.full_like(kept.score, -1e3)
     return b, kept, fine, x, (value + const.unsqueeze(2) <= 0).all(1)[0]
-
-
-def _first(b: Bounder, r) -> Cases:
-    one, none = r.alpha.new_ones((1, 1)), r.alpha.new_zeros((1, 0))
-    prefer = torch.full((1, 3), -1, dtype=torch.int64)
-    return Cases(
-        torch.zeros(1, dtype=torch.int64),
-        none.long(),
-        none,
-        none.clone(),
-        r.alpha.expand(1, -1).half(),
-        r.upper_slopes.expand(1, -1).half(),
-        none.clone(),
-        one.expand(1, 2) / 2,
-        torch.full((1,), -1e3, dtype=D),
-        prefer,
-        r.alpha.new_zeros((1, 3)),
-    )
 
 
 def values(b: Bounder, fine: Program, x: torch.Tensor) -> torch.Tensor:

@@ -148,9 +148,8 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     out = pos.mul_(lines.lo_a.reshape(trace.domains, 1, -1)).addcmul_(neg, lines.up_a.reshape(trace.domains, 1, -1))
     out = out.reshape(n, *trace.program.shapes[trace.program.steps[k].inputs[0]])
     i = trace.program.steps[k].inputs[0]
-    if (k, 0) in trace.cuts or not trace.covers(
-        i
-    ):  # the step that made this value will not cover the product's rounding
+    if (k, 0) in trace.cuts or not trace.covers(i):
+        # The step that made this value will not cover the product's rounding.
         charge_for(trace, rows, out, trace.product_weight(i))
     _subtract(trace, rows, k, 0, out)
     return out

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds.relaxation import Multipliers, Splits
+from verifier.bounds.relaxation import Multipliers, Relaxation, Splits
 from verifier.search.domains import Arrays
 
 
@@ -92,6 +92,26 @@ class Cases(Arrays):
 
     def multipliers(self, dtype: torch.dtype) -> Multipliers:
         return Multipliers(*(t.to(dtype) for t in (self.alpha, self.upper, self.beta, self.weights)))
+
+
+def roots(r: Relaxation, slot: Tensor, weights: Tensor, preferred: int) -> Cases:
+    """Cases without splits of disjuncts `slot` (D,), with the relaxation's own slopes and weights (D, S); nothing is
+    known of them, and `preferred` columns can be ranked.
+    """
+    n, none = len(slot), Splits.none(len(slot), r.alpha)
+    return Cases(
+        slot,
+        none.column,
+        none.sign,
+        none.point,
+        r.alpha.expand(n, -1).half(),
+        r.upper_slopes.expand(n, -1).half(),
+        none.sign.clone(),
+        weights,
+        torch.full((n,), -float("inf"), dtype=torch.float64, device=slot.device),
+        slot.new_full((n, preferred), -1),
+        r.alpha.new_zeros((n, preferred)),
+    )
 
 
 def split(parents: Cases, levels: int) -> Cases:

@@ -32,7 +32,7 @@ from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.search.bab import Parts, Search
 from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
-from verifier.search.cases import Cases, split
+from verifier.search.cases import Cases, roots, split
 from verifier.search.clauses import Clauses
 from verifier.search.domains import Domains, Pool
 from verifier.search.leaves import certified, explicit, solve_leaf
@@ -70,7 +70,9 @@ class NeuronSearch(Search):
             lambda: TABLE_SHARE * deadline.left(),
         )
         self.cases: Pool[Cases] = Pool(parts.memory)
-        self.roots, self.gap = 1, 0.0  # cases that the region under way began with, and by what these miss, in all
+        self.roots, self.gap = 1, 0.0  # cases that the region's trees began with, and by what these missed, in all
+        self.trace: Trace | None = None  # the tightest of the region so far
+        self.reached = 0.0  # by what roots on that missed
         self.clauses = Clauses(self.stats)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0, "cases of intermediate values": 0}
         self.seconds |= {"root": 0.0, "tightening": 0.0, "refining": 0.0, "clauses": 0.0}
@@ -243,37 +245,37 @@ class NeuronSearch(Search):
         return bounder
 
     def _refine(self, bounder: Bounder, index: int, seconds: float) -> tuple[Bounder | None, bool]:
-        """Branches on the intermediate boxes for at most `seconds`; whether that gained anything. The search starts
-        over on them, unless it has got further than they have.
+        """Branches on the intermediate boxes for at most `seconds`; whether that gained much. The search starts over on
+        them, unless it has got further than they have; then it goes on, and the next time begins with these boxes.
         """
-        begin, old, held, roots = time.monotonic(), bounder.relaxation, self.cases.pop(len(self.cases)), self.roots
-        gap, aside, budget = self.gap, self.unsplittable, min(seconds, REFINING_SHARE * self.deadline.left())
+        begin, old, held = time.monotonic(), bounder.relaxation, self.cases.pop(len(self.cases))
+        share, tree, aside = self._share(held), (self.roots, self.gap), self.unsplittable
+        budget, reached = min(seconds, REFINING_SHARE * self.deadline.left()), self.reached
         self._reopen(held, index)
-        branching = self.config.branching
         trace, cases = refined(
-            old.trace,
+            self.trace,
             self.parts.limit.rows,
             budget,
             self._fine()[0],
             bounder.chunk_bytes,
             self.points,
-            branching.curves,
+            self.config.branching.curves,
         )
         self.stats["cases of intermediate values"] += cases
         new = self._plant(trace, index)
         self.seconds["refining"] += time.monotonic() - begin
         if new is None:
             return None, True
-        left = self.gap / max(gap, 1e-30)
-        if self._share(held) * self.roots / roots > left:
+        gained = self.reached < GAINED * reached
+        if share > self.gap / max(tree[1], 1e-30):
             self.clauses.moved(old, new.relaxation)
-            return new, left < GAINED
+            return new, gained
         if len(self.cases):
             self.cases.pop(len(self.cases))
         self.cases.add(held.take(self.fresh.open[index][held.slot]))
         # What the new trees set aside stays open in the old ones.
-        self.roots, self.gap, self.unsplittable = roots, gap, aside
-        return bounder, left < GAINED
+        (self.roots, self.gap), self.unsplittable = tree, aside
+        return bounder, gained
 
     def _reopen(self, cases: Cases, index: int) -> None:
         """Leaves those disjuncts of a region open that cases are of."""
@@ -299,7 +301,8 @@ class NeuronSearch(Search):
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
         bounded = bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED)
-        self.gap = -float(bounded.kept.score.sum())
+        self.trace, self.gap = trace, -float(bounded.kept.score.sum())
+        self.reached = self.gap
         self._settle(bounded, bounder, index)
         return bounder
 
@@ -390,17 +393,4 @@ def _first(bounder: Bounder, slots: Tensor, picked: Picked, lb: Tensor) -> Cases
     for i, k in enumerate(slots.tolist()):
         mine = torch.nonzero((picked.slot[0] == k) & picked.real[0]).squeeze(1)
         weights[i, int(lb[0, mine].argmax()) if len(mine) else 0] = 1.0
-    empty = alpha.new_zeros((n, 0))
-    return Cases(
-        slots,
-        empty.long(),
-        empty,
-        empty.clone(),
-        alpha.expand(n, -1).half(),
-        bounder.relaxation.upper_slopes.expand(n, -1).half(),
-        empty.clone(),
-        weights,
-        torch.full((n,), -float("inf"), dtype=torch.float64, device=alpha.device),
-        torch.full((n, PREFERRED), -1, dtype=torch.int64, device=alpha.device),
-        alpha.new_zeros((n, PREFERRED)),
-    )
+    return roots(bounder.relaxation, slots, weights, PREFERRED)

@@ -24,7 +24,6 @@ Symbols: k entries, 2 k rows, the one of +z_e before that of -z_e; D leaves, K c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ from verifier.branching.points import Points
 from verifier.ops.base import Nonlinear
 from verifier.ops.piecewise import ThroughZero
 from verifier.search.bounder import CHUNK_BYTES, Bounder, Heuristic
-from verifier.search.cases import Cases, split
+from verifier.search.cases import Cases, roots, split
 from verifier.search.domains import Pool
 
 FIRST = Settings(steps=15, alpha_rate=0.5, decay=0.85, patience=5)
@@ -49,7 +48,6 @@ ROUND = Settings(steps=2, alpha_rate=0.2, beta_rate=0.4, decay=0.9)  # more are 
 LAST = Settings(steps=60, alpha_rate=0.2, beta_rate=0.4, decay=0.95, patience=20)  # where no neuron is left to split
 HEURISTIC = "gap"  # trials of both children cost more than they are worth where so many rows are bounded
 ROUNDS = 8  # that a group of entries gets before the next group's turn
-
 LAST_SHARE = 0.1  # of the time, for the evaluation of the leaves
 ROOM = 256 << 20  # bytes of the leaves of a value
 
@@ -106,7 +104,8 @@ class Trees:
                     break
                 if i == len(self.pools):
                     self.pools.append(Pool(ROOM))
-                    self._bound(i, self._roots(group), FIRST)
+                    r = self.bounder.relaxation
+                    self._bound(i, roots(r, group, r.alpha.new_zeros((len(group), 0)), 1), FIRST)
                 for _ in range(ROUNDS):
                     chosen = None if self.over() else self._worst(self.pools[i])
                     if chosen is None:
@@ -124,23 +123,6 @@ class Trees:
             self.pools[i].add(self.bounder.bound(kept.take(ended), LAST, 1).kept)
             self.cases += int(ended.sum())
         self.pools[i].add(kept.take(~ended))
-
-    def _roots(self, rows: Tensor) -> Cases:
-        n, r = len(rows), self.bounder.relaxation
-        none = Splits.none(n, r.alpha)
-        return Cases(
-            rows,
-            none.column,
-            none.sign,
-            none.point,
-            r.alpha.expand(n, -1).half(),
-            r.upper_slopes.expand(n, -1).half(),
-            none.sign,
-            none.sign,
-            torch.full((n,), -float("inf"), dtype=torch.float64, device=rows.device),
-            rows.new_full((n, 1), -1),
-            none.sign.new_zeros((n, 1)),
-        )
 
     def _worst(self, pool: Pool[Cases]) -> Tensor | None:
         """Which leaves are to be split (D,) bool: the worst of every row, unless the row is done or its worst leaf has
@@ -190,12 +172,9 @@ class Refiner:
         points: Points | None,
         curves: bool,
     ):
-        heuristic = NEURONS.load()[HEURISTIC]
         self.old, self.end = old, time.monotonic() + seconds
         self.tightener = Tightener(old, seconds, chunk_bytes)
-        self.make: Callable[[Trace, int, Tensor], EntryBounder] = lambda trace, value, entries: EntryBounder(
-            trace, value, entries, fine, heuristic, chunk_bytes, points, curves
-        )
+        self.means = fine, NEURONS.load()[HEURISTIC], chunk_bytes, points, curves
         self.cases = 0
 
     def __call__(self, trace: Trace, value: int, loose: Tensor, limit: int) -> None:
@@ -212,7 +191,7 @@ class Refiner:
         entries = loosest(trace, value)
         if not len(entries) or time.monotonic() > end:
             return
-        bounder = self.make(trace, value, entries)
+        bounder = EntryBounder(trace, value, entries, *self.means)
         if not bool(bounder.splittable.any()):
             return
         trees = Trees(bounder, end)

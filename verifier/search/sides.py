@@ -36,7 +36,7 @@ from verifier.events import Deadline
 from verifier.net.window import Small, Window, cut_down, is_image
 from verifier.ops.base import Joint, Nonlinear
 from verifier.search.bounder import Bounder
-from verifier.search.cases import Cases, split
+from verifier.search.cases import Cases, roots, split
 
 BUDGETS = (40, 256, 2048)  # domains that an entry may cost, turn after turn
 MARGIN = 1e-6  # of an entry's size, by which it is to be beyond the jump
@@ -150,7 +150,7 @@ class Sides:
             n.gap = float("inf")
             self.strange += 1
             return False
-        cases, spent, settings = first(bounder), 0, FIRST
+        cases, spent, settings = _first(bounder), 0, FIRST
         waiting = None
         while True:
             bounded = bounder.bound(cases, settings, PREFERRED)
@@ -220,23 +220,11 @@ class Sides:
         return trace_values(program, l, u, self.limit, _within(boxes))
 
 
-def first(bounder: Bounder) -> Cases:
+def _first(bounder: Bounder) -> Cases:
     """The case without splits of a bounder with one row."""
-    r = bounder.relaxation
-    none, one = r.alpha.new_zeros((1, 0)), r.alpha.new_ones((1, 1))
-    return Cases(
-        torch.zeros(1, dtype=torch.int64, device=one.device),
-        none.long(),
-        none,
-        none.clone(),
-        r.alpha.expand(1, -1).half(),
-        r.upper_slopes.expand(1, -1).half(),
-        none.clone(),
-        one,
-        torch.full((1,), -float("inf"), dtype=torch.float64, device=one.device),
-        torch.full((1, PREFERRED), -1, dtype=torch.int64, device=one.device),
-        r.alpha.new_zeros((1, PREFERRED)),
-    )
+    alpha = bounder.relaxation.alpha
+    slot = torch.zeros(1, dtype=torch.int64, device=alpha.device)
+    return roots(bounder.relaxation, slot, alpha.new_ones((1, 1)), PREFERRED)
 
 
 def _jump(trace: Trace) -> tuple[int | None, Tensor | None]:

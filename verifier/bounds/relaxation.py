@@ -19,6 +19,7 @@ outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -118,7 +119,6 @@ class Relaxation:
             k: self.program.steps[k].op.mix(*(self.trace.boxes[i] for i in self.program.steps[k].inputs))
             for k in self.factors_at
         }
-        self.terms = Terms.of(self.program, self.factors, self.kin)
         first = self.kin.first
         speaks = first == torch.arange(self.width, device=first.device)
         for name in ("kinked", "bendable"):
@@ -129,6 +129,11 @@ class Relaxation:
         for source, target in self.kin.made.values():
             mine = first[target]
             self.bendable[mine] &= ~self.bendable[first[source]]
+
+    @cached_property
+    def terms(self) -> Terms:
+        """The terms of products, for those who compare splits by them: many in networks with attention."""
+        return Terms.of(self.program, self.factors, self.kin)
 
     def boxes(
         self, splits: Splits, boxes: tuple[Tensor, Tensor] | None = None, program: Program | None = None

@@ -100,9 +100,10 @@ class Children:
             middle = l[:, c] + (u[:, c] - l[:, c]) / 2
             thick[:, c] = (high - low) * middle + high_b - low_b
             true[:, c] = op.f(z[:, c]) if op.uniform else (below[:, c] + above[:, c]) / 2
-        price = None
+        price = walked = None
         if r.factors:
-            price, here = self._losses(kept, lines, m, z, l, u)
+            walked = self._walked(kept, lines, m)
+            price, here = self._losses(walked[0], z, l, u)
             width, f = (u - l)[:, r.is_factor], r.is_factor
             coef = coef.clone()
             coef[:, f], true[:, f], below[:, f], above[:, f] = 1.0, here, 0.0, 0.0
@@ -110,7 +111,7 @@ class Children:
             # twice the average distance to either of them.
             thick[:, f] = 2 * price * width * (1 / 2) / (3 / 4)
         trial = lambda columns: self.trial(kept, lines, m, columns)
-        shortcut = lambda columns: self.shortcut(kept, lines, m, columns)
+        shortcut = lambda columns: self.shortcut(kept, lines, m, columns, walked)
         view = View(
             coef,
             below,
@@ -129,16 +130,17 @@ class Children:
         )
         return view, price
 
-    def _losses(
-        self, kept: Cases, lines: ColumnLines, m: Multipliers, z: Tensor, l: Tensor, u: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _walked(self, kept: Cases, lines: ColumnLines, m: Multipliers) -> tuple[Pass, Tensor]:
+        """A backward pass over cases, and its bounds (N,)."""
+        walk = Pass(self.relaxation, self._start(kept.slot), lines, kept.splits)
+        return walk, walk.backward(m)
+
+    def _losses(self, walk: Pass, z: Tensor, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """What bounds lose by products, for each factor (N, J): per unit of its width, and at relaxed values z (N, K).
 
         Factors that are no columns count at the middle of their root's boxes.
         """
         r = self.relaxation
-        walk = Pass(r, self._start(kept.slot), lines, kept.splits)
-        walk.backward(m)
         n, first = len(z), r.width - int(r.is_factor.sum())
         price, here = (z.new_zeros((n, r.width - first)) for _ in range(2))
         for k, mine in r.factors_at.items():
@@ -229,11 +231,18 @@ class Children:
         m.alpha[row, column] = lines.curves.low.best[row, c]
         m.upper[row, c] = lines.curves.high.best[row, c]
 
-    def shortcut(self, kept: Cases, lines: ColumnLines, m: Multipliers, columns: Tensor) -> Tensor:
-        """The same as `trial` from planes of the whole region: see `verifier.branching.bbps`."""
-        r = self.relaxation
-        walk = Pass(r, self._start(kept.slot), lines, kept.splits)
-        lb = walk.backward(m)
+    def shortcut(
+        self,
+        kept: Cases,
+        lines: ColumnLines,
+        m: Multipliers,
+        columns: Tensor,
+        walked: tuple[Pass, Tensor] | None = None,
+    ) -> Tensor:
+        """The same as `trial` from planes of the whole region: see `verifier.branching.bbps`. `walked`: as `_walked`
+        gives it, if that is at hand.
+        """
+        r, (walk, lb) = self.relaxation, walked or self._walked(kept, lines, m)
         owner, place = torch.nonzero(columns >= 0, as_tuple=True)
         column = columns[owner, place]
         bounds = lb.new_full((*columns.shape, 2), -float("inf"))

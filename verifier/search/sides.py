@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import seed, step_back
+from verifier.bounds.backward import rows_at, step_back
 from verifier.bounds.dual import Settings
 from verifier.bounds.fine import in_float64, usable
 from verifier.bounds.interval import outward
@@ -173,17 +173,16 @@ class Sides:
     def _bounder(self, n: Entry, clip: bool) -> Bounder | None:
         """The small network that the entry depends on, bound and ready; None where there is none."""
         deep = self.deep
-        index = torch.tensor([[n.at]], device=self.places.device)
-        rows, k = seed(deep, self.value, index)
+        at = torch.tensor([n.at], device=self.places.device)
+        rows, k = rows_at(deep, self.value, at, torch.full_like(at, n.side, dtype=deep.boxes[0][0].dtype))
         while k and not (k in rows.live and isinstance(self.program.steps[k].op, Nonlinear)):
             if k in rows.live:
-                step_back(deep, k, rows, 2)
+                step_back(deep, k, rows, 1)
             k -= 1
         step = self.program.steps[k]
         if not k or len(rows.live) != 1 or isinstance(step.op, Joint) or not is_image(self.program.shapes[k]):
             return None
-        which = 0 if n.side > 0 else 1
-        a = rows.live[k][which, 0]  # (C, H, W)
+        a = rows.live[k][0, 0]  # (C, H, W)
         some = torch.nonzero((a != 0).any(0))
         if not len(some):
             return None
@@ -195,8 +194,8 @@ class Sides:
         program, fine = self._bound(small)
         trace = self._traced(small, program)
         row = a[:, top : bottom + 1, left : right + 1].reshape(1, 1, -1)
-        parts = rows.bias[which], n.side * self._end(n)
-        charge = 1.01 * rows.charge[which] + deep.underflow + ROUNDING * sum(t.abs() for t in parts)
+        parts = rows.bias[0], n.side * self._end(n)
+        charge = 1.01 * rows.charge[0] + deep.underflow + ROUNDING * sum(t.abs() for t in parts)
         const = (parts[0] - parts[1] - charge).view(1, 1)
         return self.make(trace, (row.to(program.dtype), row, const), fine, clip)
 

@@ -121,6 +121,12 @@ class Case:
         self.x = self._points()
         self.y = self.exact(self.x)
 
+    def copy(self) -> Case:
+        """The same case, as it was drawn: what checks draw next does not depend on those before."""
+        out = copy.copy(self)
+        out.rng = copy.deepcopy(self.rng)
+        return out
+
     @staticmethod
     def _forward(op: Joint):
         return lambda *xs: op.forward(*(torch.from_numpy(x.astype(np.float64)) for x in xs)).double().numpy().astype(L)

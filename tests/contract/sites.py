@@ -54,19 +54,23 @@ class Example:
         shapes = [t.shape for t in self.network.inputs]
         return [rng.uniform(self.low, self.high, (n, *s)).astype(F).astype(np.float64) for s in shapes]
 
-    def expected(self, xs: list[np.ndarray]) -> list[np.ndarray]:
-        """Outputs (n, *shape) in float32, by an implementation that is not ours."""
-        xs = [x.astype(F) for x in xs]
-        if self.model is None:
-            return [np.stack([self.formula(*(x[k] for x in xs)) for k in range(len(xs[0]))])]
+    @cached_property
+    def session(self):
+        """The model in ONNX Runtime, on one thread."""
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        session = ort.InferenceSession(self.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        names = [i.name for i in session.get_inputs()]
-        runs = [session.run(None, dict(zip(names, (np.asarray(x[k]) for x in xs)))) for k in range(len(xs[0]))]
+        return ort.InferenceSession(self.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def expected(self, xs: list[np.ndarray]) -> list[np.ndarray]:
+        """Outputs (n, *shape) in float32, by an implementation that is not ours."""
+        xs = [x.astype(F) for x in xs]
+        if self.model is None:
+            return [np.stack([self.formula(*(x[k] for x in xs)) for k in range(len(xs[0]))])]
+        names = [i.name for i in self.session.get_inputs()]
+        runs = [self.session.run(None, dict(zip(names, (np.asarray(x[k]) for x in xs)))) for k in range(len(xs[0]))]
         return [np.stack(parts) for parts in zip(*runs)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import affine_checks
 import joint_checks
@@ -28,7 +28,9 @@ KINDS = list(OPS.load())
 WORKING = (torch.float32, torch.float64)
 
 
+@cache
 def examples(kind: str) -> list[Example]:
+    """Made once: reading models and running them is what costs."""
     return TABLE[kind]()
 
 
@@ -46,6 +48,7 @@ def operators(kind: str, dtype: torch.dtype, of: type):
         yield from (op for node, op, _ in bind(example.network, dtype) if node.kind == kind and is_a(op, of))
 
 
+@cache
 def kinds_of(of: type) -> list[str]:
     return [k for k in KINDS if k in TABLE and any(True for _ in operators(k, torch.float64, of))]
 
@@ -113,6 +116,7 @@ def test_affine_facts(kind):
     assert not [text for wide, narrow in pairs for text in affine_checks.violations(wide, narrow)]
 
 
+@cache
 def lined(kind: str, dtype: torch.dtype):
     """One operator for each set of attributes and single numbers that it is made with, with its reference."""
     assert kind in EXACT, f"exact.py has no reference for {kind}"
@@ -161,6 +165,7 @@ class OneEntry:
         return self.op.loose(self.wide(l), self.wide(u))[(slice(None), *self.entry)]
 
 
+@cache
 def entries(kind: str, dtype: torch.dtype) -> list[OneEntry]:
     """Entries with different constants of all operators of the kind that have such; a choice of them."""
     found = {}
@@ -207,10 +212,15 @@ def test_a_coarse_evaluation_is_noticed(kind):
     assert line_checks.evaluation(tampered(op, f=lambda y: y * (1 + 20 * torch.finfo(y.dtype).eps)), exact)
 
 
-def joints(kind: str, dtype: torch.dtype, most: int = 6) -> list[joint_checks.Case]:
-    """Boxes for a choice of the kind's operators, spread over its examples."""
+@cache
+def drawn(kind: str, dtype: torch.dtype, most: int) -> list[joint_checks.Case]:
     pairs = list(zip(operators(kind, dtype, Joint), operators(kind, torch.float64, Joint)))
     return [joint_checks.Case(*pairs[k]) for k in sorted({int(t) for t in np.linspace(0, len(pairs) - 1, most)})]
+
+
+def joints(kind: str, dtype: torch.dtype, most: int = 6) -> list[joint_checks.Case]:
+    """Boxes for a choice of the kind's operators, spread over its examples; for the caller to change."""
+    return [case.copy() for case in drawn(kind, dtype, most)]
 
 
 @pytest.mark.parametrize("dtype", WORKING, ids=str)
@@ -329,11 +339,17 @@ def relaxations_and_damage() -> list[tuple[str, str]]:
     return [(k, d) for k, d in pairs if k not in bounded or LINE_DAMAGE[d][0] is not line_checks.infinite]
 
 
+@cache
+def sampled(kind: str) -> tuple:
+    """The first operator of the kind, and samples of what it should be."""
+    op, exact = lined(kind, torch.float32)[0]
+    return op, line_checks.Samples(exact, *line_checks.intervals(exact, torch.float32, n=100))
+
+
 @pytest.mark.parametrize(("kind", "damage"), relaxations_and_damage())
 def test_a_damaged_relaxation_is_noticed(kind, damage):
     check, method, change = LINE_DAMAGE[damage]
-    op, exact = lined(kind, torch.float32)[0]
-    samples = line_checks.Samples(exact, *line_checks.intervals(exact, torch.float32, n=100))
+    op, samples = sampled(kind)
     assert check(tampered(op, **{method: change}), samples)
 
 

@@ -33,37 +33,55 @@ def held(op, value: float) -> np.longdouble:
     return L({"torch.float32": np.float32, "torch.float64": np.float64}[str(op.site.dtype)](value))
 
 
-def erf(x: Array) -> Array:
-    """2 / sqrt(pi) exp(-x^2) sum 2^n x^(2n+1) / (2n+1)!!, all terms of one sign, up to 2; beyond by `tail`."""
-    x = np.asarray(x, L)
-    far, found = np.abs(x) > 2, np.empty_like(x)
-    y = x[~far]
-    term, total, twice = y.copy(), y.copy(), 2 * y * y
-    for n in range(1, 60):
-        term = term * twice / (2 * n + 1)
-        total = total + term
-    found[~far] = 2 / np.sqrt(PI) * np.exp(-y * y) * total
-    found[far] = np.sign(x[far]) * (1 - tail(x[far]))
+def piecewise(x: Array, pieces: tuple[tuple[float, Callable[[Array], Array]], ...]) -> Array:
+    """For x >= 0: each piece up to its end, and 0 from the last end on."""
+    found, start = np.zeros_like(x), 0.0
+    for end, f in pieces:
+        here = (x >= start) & (x < end)
+        if here.any():
+            found[here] = f(x[here])
+        start = end
     return found
 
 
-def tail(x: Array) -> Array:
-    """1 - erf(|x|) from 2 on: the continued fraction exp(-x^2) / sqrt(pi) / (x + (1/2) / (x + 1 / (x + ...)))."""
-    y = np.clip(np.abs(x), L(2), L(110))
-    below = y
-    for n in range(110, 0, -1):
-        below = y + L(n) / 2 / below
-    return np.exp(-y * y) / np.sqrt(PI) / below
+def series(terms: int) -> Callable[[Array], Array]:
+    """erf(x) as 2 / sqrt(pi) exp(-x^2) sum 2^n x^(2n+1) / (2n+1)!!, all terms of one sign."""
+
+    def f(y: Array) -> Array:
+        term, total, twice = y.copy(), y.copy(), 2 * y * y
+        for n in range(1, terms):
+            term = term * twice / (2 * n + 1)
+            total = total + term
+        return 2 / np.sqrt(PI) * np.exp(-y * y) * total
+
+    return f
+
+
+def fraction(levels: int) -> Callable[[Array], Array]:
+    """1 - erf(x) as the continued fraction exp(-x^2) / sqrt(pi) / (x + (1/2) / (x + 1 / (x + ...)))."""
+
+    def f(y: Array) -> Array:
+        below = y
+        for n in range(levels, 0, -1):
+            below = y + L(n) / 2 / below
+        return np.exp(-y * y) / np.sqrt(PI) / below
+
+    return f
+
+
+# As many terms as longdouble asks for; it holds nothing but 0 from 110 on.
+NEAR = ((0.5, series(20)), (1.0, series(30)), (2.0, series(60)))
+FAR = ((2.0, np.zeros_like), (3.0, fraction(110)), (4.0, fraction(50)), (8.0, fraction(30)), (110.0, fraction(18)))
+
+
+def erf(x: Array) -> Array:
+    y = np.abs(np.asarray(x, L))
+    return np.sign(x) * np.where(y < 2, piecewise(y, NEAR), 1 - piecewise(y, FAR))
 
 
 def erfc(x: Array) -> Array:
     """1 - erf(x), without cancellation from 2 on."""
-    x = np.asarray(x, L)
-    far, found = np.abs(x) >= 2, np.empty_like(x)
-    found[~far] = 1 - erf(x[~far])
-    rest = tail(x[far])
-    found[far] = np.where(x[far] > 0, rest, 2 - rest)
-    return found
+    return np.where(x < 2, 1 - erf(x), piecewise(np.asarray(x, L), FAR))
 
 
 def sigmoid(x: Array) -> Array:
@@ -129,7 +147,15 @@ def power(op) -> Exact:
     p = float(held(op, np.ravel(op.site.constants[1])[0]))
     whole = p == int(p)
     domain = (-inf, inf) if whole and p >= 0 else (NORMAL, inf)
-    return Exact((lambda x: x ** int(p)) if whole else (lambda x: x ** L(p)), (0.0, 1.0), domain)
+    return Exact((lambda x: whole_power(x, int(p))) if whole else (lambda x: x ** L(p)), (0.0, 1.0), domain)
+
+
+def whole_power(x: Array, p: int) -> Array:
+    """By products, which are quicker than logarithms."""
+    y = np.ones_like(x)
+    for _ in range(abs(p)):
+        y = y * x
+    return y if p >= 0 else 1 / y
 
 
 def prelu(op) -> Exact:

@@ -71,12 +71,18 @@ def basins(gap: np.ndarray, count: int = 3) -> np.ndarray:
     return np.argpartition(low, count, 1)[:, :count]
 
 
-def around(x: np.ndarray, place: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """New points (K, B, 13) between the neighbours of x[..., place]; x is (K, 1 or B, P), place (K, B)."""
-    x = np.broadcast_to(x, (*place.shape, x.shape[-1]))
-    worst = np.take_along_axis(x, place[..., None], 2)
-    left = np.where(x < worst, x, a).max(2, keepdims=True)
-    right = np.where(x > worst, x, b).min(2, keepdims=True)
+def next_to(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For sorted x (..., P) the nearest numbers below and above each that differ from it; a and b where none does."""
+    below, above = (np.broadcast_to(t, x.shape).copy() for t in (a, b))
+    for k in range(1, x.shape[-1]):
+        below[..., k] = np.where(x[..., k - 1] < x[..., k], x[..., k - 1], below[..., k - 1])
+        above[..., -1 - k] = np.where(x[..., -k] > x[..., -1 - k], x[..., -k], above[..., -k])
+    return below, above
+
+
+def between(left: np.ndarray, right: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Points (K, B, 13) from left to right (K, B)."""
+    left, right = left[..., None], right[..., None]
     return np.clip(left + (right - left) * np.linspace(0, 1, 13, dtype=L), a, b)
 
 
@@ -88,6 +94,7 @@ class Samples:
         self.a, self.b = wide(l, l)[:, None], wide(u, u)[:, None]
         self.x = np.sort(points_in(exact, l, u), 1)
         self.y = exact.f(self.x)
+        self.beside = next_to(self.x, self.a, self.b)
 
     def below(self, slope: Tensor, offset: Tensor | None, sign: int) -> np.ndarray:
         """Least of sign (f(x) - slope x - offset) over each interval, plus what the reference may be off by: (K,).
@@ -96,18 +103,31 @@ class Samples:
         """
         s, o = wide(slope, slope)[:, None, None], wide(offset, slope)[:, None, None]
         gap = self._gap(self.x[:, None], self.y[:, None], s, o, sign)
-        best, x, place = gap.min((1, 2)), self.x[:, None], basins(gap[:, 0])
-        for _ in range(2):
-            x = around(x, place, self.a[..., None], self.b[..., None])
+        best, place = gap.min((1, 2)), basins(gap[:, 0])
+        a, b = self.a[..., None], self.b[..., None]
+        x = between(*(np.take_along_axis(t, place, 1) for t in self.beside), a, b)
+        for last in (False, True):
             gap = self._gap(x, self.exact.f(x), s, o, sign)
-            best, place = np.minimum(best, gap.min((1, 2))), gap.argmin(2)
-        return best
+            best = np.minimum(best, gap.min((1, 2)))
+            if last:
+                return best
+            place = gap.argmin(2)
+            x = between(*(np.take_along_axis(t, place[..., None], 2)[..., 0] for t in next_to(x, a, b)), a, b)
 
     @staticmethod
     def _gap(x: np.ndarray, y: np.ndarray, s: np.ndarray, o: np.ndarray, sign: int) -> np.ndarray:
         with np.errstate(invalid="ignore", over="ignore"):
-            gap = sign * (y - (s * x + o)) + UNIT * (np.abs(y) + np.abs(s * x) + np.abs(o))
-        return np.where(np.isnan(gap), np.where(np.isinf(o) & (np.sign(o) == -sign), np.inf, -np.inf), gap)
+            size = s * x  # in place from here on: fresh memory costs more than the arithmetic
+            gap = size + o
+            gap = np.subtract(*((y, gap) if sign > 0 else (gap, y)), out=gap)
+            np.abs(size, out=size)
+            size += np.abs(y) + np.abs(o)
+            size *= UNIT
+            gap += size
+        undefined = np.isnan(gap)
+        if undefined.any():
+            gap = np.where(undefined, np.where(np.isinf(o) & (np.sign(o) == -sign), np.inf, -np.inf), gap)
+        return gap
 
     def report(self, what: str, least: np.ndarray, *shown: Tensor | None) -> list[str]:
         bad = np.flatnonzero(~(least >= 0))
@@ -213,10 +233,22 @@ def touching(op, samples: Samples) -> list[str]:
     return found
 
 
+def hull(x: np.ndarray, y: np.ndarray, at: float) -> float:
+    """The greatest convex function below the points (x, y), x sorted, at a number between the first and the last x."""
+    i, j = 0, len(x) - 1
+    while True:
+        slope = (y[j] - y[i]) / (x[j] - x[i])
+        rest = y - slope * x
+        k = int(rest.argmin())
+        if rest[k] >= min(rest[i], rest[j]) - 1e-12 * (1 + np.abs(rest).max()):
+            return y[i] + slope * (at - x[i])
+        i, j = (k, j) if x[k] <= at else (i, k)
+
+
 def tight(op, exact: Exact, seed: int = 2, n: int = 60) -> list[str]:
     """On ordinary intervals no slope gives a line that leaves less than 0.99 of the area between f and the default one.
 
-    Brute force: the slopes of all chords of a grid of 400 points, with exact offsets from the grid; in float64.
+    The best line lies, in the middle, on the convex hull of a grid of 400 points and more; in float64.
     """
     low, high = (max(min(e, 6.0), -6.0) for e in exact.domain)
     g = torch.Generator().manual_seed(seed)
@@ -232,22 +264,14 @@ def tight(op, exact: Exact, seed: int = 2, n: int = 60) -> list[str]:
         y = exact.f(x.astype(L)).astype(float)
         for _ in range(30):  # a jump needs points on both sides of it
             steep = np.flatnonzero(np.abs(np.diff(y)) > 0.01 * np.ptp(y))
-            x = np.sort(np.concatenate([x, (x[steep] + x[steep + 1]) / 2]))
-            y = exact.f(x.astype(L)).astype(float)
+            if not len(steep):
+                break
+            halves = (x[steep] + x[steep + 1]) / 2
+            x = np.insert(x, steep + 1, halves)
+            y = np.insert(y, steep + 1, exact.f(halves.astype(L)).astype(float))
         middle, mean = (x[0] + x[-1]) / 2, np.trapezoid(y, x) / (x[-1] - x[0])
-        places = np.unique(
-            np.concatenate([np.arange(0, len(x), 7), np.flatnonzero(np.abs(np.diff(y)) > 0.01 * np.ptp(y))])
-        )
-        rise, run = y[places][:, None] - y[places], x[places][:, None] - x[places]
-        slopes = np.concatenate([(rise[run > 0] / run[run > 0]), np.diff(y)[::5] / np.diff(x)[::5], [0.0]])
-        ends = [(rest.min(1), rest.max(1)) for s in np.array_split(slopes, 8) for rest in [y - s[:, None] * x]]
-        least, most = (np.concatenate(t) for t in zip(*ends))
-        tops = (slopes * middle + least).max(), (-slopes * middle - most).max()
-        for what, sign, a, b, best in (
-            ("lower", 1, lo_a[k], lo_b[k], tops[0]),
-            ("upper", -1, up_a[k], up_b[k], tops[1]),
-        ):
-            gap, least = sign * mean - sign * (a * middle + b), sign * mean - best
+        for what, sign, a, b in (("lower", 1, lo_a[k], lo_b[k]), ("upper", -1, up_a[k], up_b[k])):
+            gap, least = sign * mean - sign * (a * middle + b), sign * mean - hull(x, sign * y, middle)
             if gap > least + 0.01 * abs(least) + 1e-6 * (1 + np.abs(y).max()):
                 found.append(f"{what} line on [{x[0]:.4g}, {x[-1]:.4g}]: area {gap:.4g} (u - l), the best {least:.4g}")
     return found[:1]

@@ -122,7 +122,7 @@ def _too_narrow(r: Relaxation) -> None:
 
 @pytest.mark.parametrize("spoil", (_mix_up, _too_narrow))
 def test_what_is_wrong_about_kin_is_noticed(spoil):
-    assert sum(denials(seed, torch.float64, False, spoil) for seed in range(60))
+    assert any(denials(seed, torch.float64, False, spoil) for seed in range(60))
 
 
 def escapes(seed: int, spoil=None) -> int:
@@ -153,7 +153,7 @@ def test_boxes_hold_the_columns_values_and_those_alike_have_the_same(seed):
 
 @pytest.mark.parametrize("spoil", (_mix_up, _other_factors))
 def test_boxes_that_say_too_much_are_noticed(spoil):
-    assert sum(escapes(seed, spoil) for seed in range(20))
+    assert any(escapes(seed, spoil) for seed in range(20))
 
 
 def shared() -> Relaxation:

@@ -112,7 +112,7 @@ def test_refining_that_goes_wrong_is_noticed(how, few_rounds, monkeypatch):
         bound = Trees._bounds
         best = lambda self: (f := bound(self))[0:1] + (f[1] + 0.2 * (f[1].abs() + 0.1),)
         monkeypatch.setattr(Trees, "_bounds", best)
-    assert sum(outside(seed, D, 60.0)[0] for seed in range(5))
+    assert any(outside(seed, D, 60.0)[0] for seed in range(5))
 
 
 def test_trees_that_end_find_the_range_of_every_neuron():

@@ -187,7 +187,7 @@ class Case:
         bad = np.argwhere(~(least >= 0))
         if not len(bad):
             return []
-        d, k = bad[np.argmin([np.nan_to_num(float(least[d, k]), nan=-np.inf) for d, k in bad])]
+        d, k = bad[np.argmin(np.nan_to_num(least[tuple(bad.T)], nan=-np.inf))]
         where = [(float(l), float(u)) for l, u in zip(self.low[d], self.high[d])][:8]
         name = f"{self.op.site.kind} {self.op.in_shapes} {dict(self.op.site.attrs)}"
         return [f"{name}, {what}: {len(bad)} places, worst by {float(-least[d, k]):.3g} in box {d} entry {k}: {where}"]

@@ -1,14 +1,16 @@
 """What a function of one number promises: intervals and lines that enclose it, for every slope, in extended precision.
 
-A check returns its violations as text (empty: kept). Lines are evaluated on the very numbers that the operator hands
-out: the product and the sum in longdouble are off by a few units of longdouble, and only that much is forgiven. Each
-interval is searched at its ends, at kinks and inflections, on a grid that is fine towards the ends, and then twice
-around the lowest local minima found.
+A check gives its violations as text (none: kept), one after the other where each takes long to look for. Lines are
+evaluated on the very numbers that the operator hands out: the product and the sum in longdouble are off by a few units
+of longdouble, and only that much is forgiven. Each interval is searched at its ends, at kinks and inflections, on a
+grid that is fine towards the ends, and then twice around the lowest local minima found.
 
 Symbols: K intervals, P points in each; l, u, slopes and offsets are tensors (K,) in the precision under test.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -174,19 +176,16 @@ def slopes_to_try(op, samples: Samples, seed: int = 1) -> list[Tensor]:
     ]
 
 
-def every_slope(op, samples: Samples) -> list[str]:
+def every_slope(op, samples: Samples) -> Iterator[str]:
     """For any slope the offsets enclose f."""
-    found = []
     for s in slopes_to_try(op, samples):
         low, high = op.offsets(samples.l, samples.u, s)
-        found += samples.report("lower offset", samples.below(s, low, 1), s, low)
-        found += samples.report("upper offset", samples.below(s, high, -1), s, high)
-    return found
+        yield from samples.report("lower offset", samples.below(s, low, 1), s, low)
+        yield from samples.report("upper offset", samples.below(s, high, -1), s, high)
 
 
-def infinite(op, samples: Samples) -> list[str]:
+def infinite(op, samples: Samples) -> Iterator[str]:
     """Where an end is infinite the lines are flat, and enclose f on what is finite of the interval."""
-    found = []
     low, high = samples.exact.domain
     l, u = samples.l, samples.u
     cases = [(l, torch.full_like(u, torch.inf))] if high == np.inf else []
@@ -198,11 +197,10 @@ def infinite(op, samples: Samples) -> list[str]:
     for a, b in cases:
         parts = op.relax(a, b)
         if bool((parts.lo_a != 0).any()) or bool((parts.up_a != 0).any()):
-            found.append("lines on an infinite interval are not flat")
+            yield "lines on an infinite interval are not flat"
         inner = Samples(samples.exact, *(torch.clamp(t, -1e32, 1e32) for t in (a, b)))
-        found += inner.report("lower line, infinite end", inner.below(parts.lo_a, parts.lo_b, 1), parts.lo_b)
-        found += inner.report("upper line, infinite end", inner.below(parts.up_a, parts.up_b, -1), parts.up_b)
-    return found
+        yield from inner.report("lower line, infinite end", inner.below(parts.lo_a, parts.lo_b, 1), parts.lo_b)
+        yield from inner.report("upper line, infinite end", inner.below(parts.up_a, parts.up_b, -1), parts.up_b)
 
 
 def exact_where_linear(op, samples: Samples) -> list[str]:

@@ -350,7 +350,7 @@ def sampled(kind: str) -> tuple:
 def test_a_damaged_relaxation_is_noticed(kind, damage):
     check, method, change = LINE_DAMAGE[damage]
     op, samples = sampled(kind)
-    assert check(tampered(op, **{method: change}), samples)
+    assert any(check(tampered(op, **{method: change}), samples))
 
 
 def changed(planes, **parts):

@@ -170,7 +170,7 @@ def broken(how: str, monkeypatch) -> None:
 @pytest.mark.parametrize("how", ("errors of operands", "what was lost", "the form"))
 def test_the_test_notices_what_is_left_out(how, monkeypatch):
     broken(how, monkeypatch)
-    assert sum(violations(seed, "crown", torch.float64) for seed in range(25))
+    assert any(violations(seed, "crown", torch.float64) for seed in range(25))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -183,12 +183,13 @@ def test_a_convex_form_is_bounded_exactly(dtype):
     s.linear(product, np.ones((4, 1)))
     program = Program(s.network(), dtype, "cpu")
     form = program.network.constants["c0"].astype(np.float64)
+    steepest = 2 * np.linalg.eigvalsh(form)[-1]
     for centre in (0.0, 0.3, 2.0):
         l, u = (torch.full((1, 4), centre + e, dtype=dtype) for e in (-0.5, 0.5))
         low = METHODS["crown"].run(program, l, u, torch.ones(1, 1, 1, dtype=dtype), 1 << 26).lb.item()
         x = np.full(4, centre)
         for _ in range(20000):
-            x = np.clip(x - (form + form.T) @ x / (2 * np.linalg.eigvalsh(form)[-1]), centre - 0.5, centre + 0.5)
+            x = np.clip(x - (form + form.T) @ x / steepest, centre - 0.5, centre + 0.5)
         least = x @ form @ x
         plain = -0.25 * np.abs(form).sum() + centre**2 * form.sum() - centre * np.abs(form.sum(0)).sum()
         assert plain < low <= least + 1e-6

@@ -75,6 +75,7 @@ FAR = ((2.0, np.zeros_like), (3.0, fraction(110)), (4.0, fraction(50)), (8.0, fr
 
 
 def erf(x: Array) -> Array:
+    """By the series up to 2, by the fraction beyond."""
     y = np.abs(np.asarray(x, L))
     return np.sign(x) * np.where(y < 2, piecewise(y, NEAR), 1 - piecewise(y, FAR))
 

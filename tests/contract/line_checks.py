@@ -82,9 +82,9 @@ def next_to(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np
     return below, above
 
 
-def between(left: np.ndarray, right: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Points (K, B, 13) from left to right (K, B)."""
-    left, right = left[..., None], right[..., None]
+def between(beside: tuple[np.ndarray, ...], place: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Points (K, B, 13) between the neighbours, (K, 1 or B, P) on either side, of the numbers at `place` (K, B)."""
+    left, right = (np.take_along_axis(t, place[..., None], 2) for t in beside)
     return np.clip(left + (right - left) * np.linspace(0, 1, 13, dtype=L), a, b)
 
 
@@ -105,16 +105,13 @@ class Samples:
         """
         s, o = wide(slope, slope)[:, None, None], wide(offset, slope)[:, None, None]
         gap = self._gap(self.x[:, None], self.y[:, None], s, o, sign)
-        best, place = gap.min((1, 2)), basins(gap[:, 0])
+        best, place, beside = gap.min((1, 2)), basins(gap[:, 0]), tuple(t[:, None] for t in self.beside)
         a, b = self.a[..., None], self.b[..., None]
-        x = between(*(np.take_along_axis(t, place, 1) for t in self.beside), a, b)
-        for last in (False, True):
+        for _ in range(2):
+            x = between(beside, place, a, b)
             gap = self._gap(x, self.exact.f(x), s, o, sign)
-            best = np.minimum(best, gap.min((1, 2)))
-            if last:
-                return best
-            place = gap.argmin(2)
-            x = between(*(np.take_along_axis(t, place[..., None], 2)[..., 0] for t in next_to(x, a, b)), a, b)
+            best, place, beside = np.minimum(best, gap.min((1, 2))), gap.argmin(2), next_to(x, a, b)
+        return best
 
     @staticmethod
     def _gap(x: np.ndarray, y: np.ndarray, s: np.ndarray, o: np.ndarray, sign: int) -> np.ndarray:
@@ -238,7 +235,7 @@ def hull(x: np.ndarray, y: np.ndarray, at: float) -> float:
         slope = (y[j] - y[i]) / (x[j] - x[i])
         rest = y - slope * x
         k = int(rest.argmin())
-        if rest[k] >= min(rest[i], rest[j]) - 1e-12 * (1 + np.abs(rest).max()):
+        if not rest[k] < min(rest[i], rest[j]) - 1e-12 * (1 + np.abs(rest).max()):
             return y[i] + slope * (at - x[i])
         i, j = (k, j) if x[k] <= at else (i, k)
 
@@ -270,7 +267,7 @@ def tight(op, exact: Exact, seed: int = 2, n: int = 60) -> list[str]:
         middle, mean = (x[0] + x[-1]) / 2, np.trapezoid(y, x) / (x[-1] - x[0])
         for what, sign, a, b in (("lower", 1, lo_a[k], lo_b[k]), ("upper", -1, up_a[k], up_b[k])):
             gap, least = sign * mean - sign * (a * middle + b), sign * mean - hull(x, sign * y, middle)
-            if gap > least + 0.01 * abs(least) + 1e-6 * (1 + np.abs(y).max()):
+            if not gap <= least + 0.01 * abs(least) + 1e-6 * (1 + np.abs(y).max()):
                 found.append(f"{what} line on [{x[0]:.4g}, {x[-1]:.4g}]: area {gap:.4g} (u - l), the best {least:.4g}")
     return found[:1]
 

@@ -353,6 +353,14 @@ def test_a_damaged_relaxation_is_noticed(kind, damage):
     assert any(check(tampered(op, **{method: change}), samples))
 
 
+@pytest.mark.parametrize("kind", ["Sigmoid", "Gelu", "Floor"])
+def test_lines_that_leave_too_much_are_noticed(kind):
+    op, exact = lined(kind, torch.float64)[0]
+    assert not line_checks.tight(op, exact)
+    for change in (lambda p: p._replace(lo_b=p.lo_b - 0.05), lambda p: p._replace(up_b=p.up_b + 0.05)):
+        assert line_checks.tight(tampered(op, relax=change), exact)
+
+
 def changed(planes, **parts):
     """A copy of planes with some tensors changed by a function."""
     bad = copy.copy(planes)

@@ -18,6 +18,7 @@ import torch  # noqa: E402
 from verifier.bounds.chunks import keep_freed_memory  # noqa: E402
 from verifier.bounds.crown import crown_trace  # noqa: E402
 from verifier.bounds.dual import Settings, optimise  # noqa: E402
+from verifier.bounds.interval import outward  # noqa: E402
 from verifier.bounds.program import Program  # noqa: E402
 from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start  # noqa: E402
 from verifier.bounds.targets import Targets  # noqa: E402
@@ -25,7 +26,6 @@ from verifier.bounds.walk import Pass  # noqa: E402
 from verifier.net.load import load_network  # noqa: E402
 from verifier.ops.base import size  # noqa: E402
 from verifier.problem import compile_problem  # noqa: E402
-from verifier.search.domains import outward  # noqa: E402
 from verifier.spec.parse import parse_property  # noqa: E402
 
 SPLITS = 8

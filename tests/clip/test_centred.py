@@ -18,6 +18,12 @@ from verifier.clip.centred import Forms, Middle, least
 from verifier.clip.constraints import halfspaces
 
 
+def within(rows: Forms, weight: torch.Tensor, halves: Forms, middle: Middle, count: int) -> torch.Tensor:
+    """`least` of all rows (R, n) within all half-spaces (C, n) of one domain: (R,)."""
+    row, half = torch.arange(len(rows.mid))[None], torch.arange(len(halves.mid))[None]
+    return least(rows, row, weight[None], halves, half, halves.mid[None], middle.r, count)[0]
+
+
 def at(form: Forms, middle: Middle, x: list[Fraction]) -> Fraction:
     """The value of one form at a point."""
     c = exact(middle.c)
@@ -32,20 +38,18 @@ def test_least_values_hold_within_half_spaces(case, count):
     planes, middle = halfspaces(g, h), Middle(l[0], u[0])
     offset = torch.from_numpy(rng.normal(size=2) * rng.choice([0.0, 1.0, 1e20], 2))
     rows, halves = middle.forms(a[0], offset), middle.forms(planes.g[0], planes.h[0])
-    rows, halves = (Forms(*(t.unsqueeze(0) for t in f)) for f in (rows, halves))
-    weight = torch.from_numpy(rng.random((1, 2))).to(a.dtype)
-    low = least(rows, weight, halves, middle.r, count)
+    low = within(rows, torch.from_numpy(rng.random(2)).to(a.dtype), halves, middle, count)
     assert not bool(torch.isnan(low).any())
     for x in members(l, u, planes, rng):
         assert all(abs(v - c) <= r for v, c, r in zip(x, exact(middle.c), _widths(middle)))
         for k in range(2):
             true = dot(exact(a[0, k]), x) + Fraction(float(offset[k]))
-            form = Forms(*(t[0, k] for t in rows))
+            form = rows.at(k)
             if bool(torch.isfinite(form.mid)):
                 assert at(form, middle, x) <= true
                 assert Fraction(float(form.reach)) >= dot([abs(v) for v in exact(form.a)], exact(middle.r))
-            if bool(torch.isfinite(low[0, k])):
-                assert Fraction(float(low[0, k])) <= true
+            if bool(torch.isfinite(low[k])):
+                assert Fraction(float(low[k])) <= true
 
 
 def _widths(middle: Middle) -> list[Fraction]:
@@ -76,12 +80,11 @@ def test_most_of_what_one_half_space_gains_is_found(dtype):
         middle, a, g, h, (l, u) = random_case(seed, 2 + seed % 39, 1, dtype)
         zero = torch.zeros(3, dtype=torch.float64)
         rows, halves = middle.forms(a, zero), middle.forms(g, h)
-        rows, halves = (Forms(*(t.unsqueeze(0) for t in f)) for f in (rows, halves))
-        low = least(rows, torch.ones((1, 3), dtype=dtype), halves, middle.r, 3)[0]
+        low = within(rows, torch.ones(3, dtype=dtype), halves, middle, 3)
         for k in range(3):
             ends = np.stack([l.numpy(), u.numpy()], 1)
             lp = linprog(a[k].numpy(), A_ub=g.numpy(), b_ub=-h.numpy(), bounds=ends, method="highs")
-            plain = float((rows.mid - rows.reach)[0, k])
+            plain = float((rows.mid - rows.reach)[k])
             assert lp.status == 0 and plain <= float(low[k]) <= lp.fun + 1e-7
             missed, gained = missed + lp.fun - float(low[k]), gained + lp.fun - plain
     assert missed <= 0.1 * gained
@@ -92,15 +95,14 @@ def test_the_pairs_that_promise_most_are_worked_out():
     middle, a, g, h, _ = random_case(3, 6, 2)
     zero = torch.zeros(3, dtype=torch.float64)
     rows, halves = middle.forms(a, zero), middle.forms(g, h)
-    rows, halves = (Forms(*(t.unsqueeze(0) for t in f)) for f in (rows, halves))
-    plain = (rows.mid - rows.reach)[0]
-    every = least(rows, torch.ones((1, 3)).double(), halves, middle.r, 6)[0]
+    plain = rows.mid - rows.reach
+    every = within(rows, torch.ones(3).double(), halves, middle, 6)
     gains = [int(k) for k in torch.nonzero(every > plain + 1e-3).squeeze(1)]
     assert len(gains) >= 2
     for k in gains:
-        weight = torch.full((1, 3), 1e-9, dtype=torch.float64)
-        weight[0, k] = 1.0
-        low = least(rows, weight, halves, middle.r, 1)[0]
+        weight = torch.full((3,), 1e-9, dtype=torch.float64)
+        weight[k] = 1.0
+        low = within(rows, weight, halves, middle, 1)
         others = [i for i in range(3) if i != k]
         assert float(low[k]) > float(plain[k]) + 1e-3 and torch.equal(low[others], plain[others])
 
@@ -110,6 +112,20 @@ def test_a_half_space_that_nothing_satisfies_lifts_every_row_above_its_greatest_
     zero = torch.zeros(3, dtype=torch.float64)
     rows = middle.forms(a, zero)
     halves = middle.forms(g, (g.abs() @ (middle.c.abs() + 1)) + 1)
-    rows, halves = (Forms(*(t.unsqueeze(0) for t in f)) for f in (rows, halves))
-    low = least(rows, torch.ones((1, 3)).double(), halves, middle.r, 3)
+    low = within(rows, torch.ones(3).double(), halves, middle, 3)
     assert bool((low > rows.mid + rows.reach).all())
+
+
+def test_domains_that_share_tables_are_bounded_as_each_alone():
+    """Whatever entries they name, in whatever order; half-spaces shifted by domain."""
+    middle, a, g, h, _ = random_case(7, 12, 4)
+    rows, halves = middle.forms(a, torch.zeros(3, dtype=torch.float64)), middle.forms(g, h)
+    row = torch.tensor([[0, 1, 2, 1], [2, 0, 1, 0], [1, 1, 0, 2]])
+    half = torch.tensor([[0, 1], [3, 2], [1, 1]])
+    mid = halves.mid[half] + torch.tensor([[0.0, 0.1], [-0.2, 0.0], [0.3, 0.0]]).double()
+    weight = numbers(np.random.default_rng(1), 3, 4).abs()
+    together = least(rows, row, weight, halves, half, mid, middle.r, 5)
+    for d in range(3):
+        mine, own = rows.at(row[d]), halves.at(half[d])._replace(mid=mid[d])
+        assert torch.allclose(together[d], within(mine, weight[d], own, middle, 5), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(together, (rows.mid - rows.reach)[row])

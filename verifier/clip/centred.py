@@ -13,14 +13,16 @@ one sign: in float32 it is off by a small share of the interval's width only, ho
 
 Of many functions and half-spaces most say nothing to each other. Where the tangents at 0 and at infinity meet, they
 bound what a half-space can gain for a function; both are products of matrices for all pairs at once, and only the pairs
-that promise the most are worked out.
+that promise the most are worked out. Domains ask for the same functions and half-spaces over and over: they name
+entries of tables, and the products are those of the tables.
 
 Why it is sound. `mid` (float64) is rounded down and a is taken as exact, by whoever makes forms. b is any number >= 0.
 What is computed in the precision of a: the sums a + b g, off by eps (|a| + 2 b |g|) an entry, and |.| r, a sum of n
 terms >= 0; together at most gamma_{n+12} (reach + 2 b reach_g), where `reach` >= |a| r. That, doubled, is subtracted,
 as well as what products lose to underflow, and float64's own rounding of mid + b h. What is not finite becomes -inf.
 
-Symbols: D domains, R functions, C half-spaces, n dimensions that move.
+Symbols: D domains, R functions and C half-spaces of each; U functions, V half-spaces in the tables; Q pairs, n
+dimensions that move.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from torch import Tensor
 from verifier.ops.base import gamma
 
 TANGENTS = 3  # points at which D is evaluated, besides 0 and infinity
+PART = 1 << 19  # numbers of the functions of a block of pairs
 Pair = tuple[Tensor, Tensor]
 
 
@@ -72,43 +75,56 @@ class Middle:
         return Forms(a, at - lost, (a.double().abs() @ self.r.double()) * (1 + 1e-9) + 1e-290)
 
 
-def least(rows: Forms, weight: Tensor, halves: Forms, r: Tensor, count: int) -> Tensor:
-    """Lower bounds (D, R) float64 of rows (D, R, n) over the box with half widths r (n,), within half-spaces (D, C, n).
-    Beyond the greatest values, if half-spaces say that nothing can be there. Worked out are the `count` pairs of a row
-    and a half-space for which weight (D, R) times what can be gained at most is largest; the other rows keep what they
-    are over the box.
+def least(
+    rows: Forms, row: Tensor, weight: Tensor, halves: Forms, half: Tensor, mid: Tensor, r: Tensor, count: int
+) -> Tensor:
+    """Lower bounds (D, R) float64 of functions `row` (D, R) of a table (U, n) over the box with half widths r (n,),
+    within the half-spaces a (x - c) + mid (D, C) <= 0, a of the entries `half` (D, C) of a table (V, n).
+
+    Beyond the greatest values, if half-spaces say that nothing can be there. Worked out are, for every domain, the
+    `count` pairs of a function and a half-space for which weight (D, R) times what can be gained at most is largest, as
+    far as there is anything to gain; the other functions keep what they are over the box.
     """
-    a, info = rows.a, torch.finfo(rows.a.dtype)
-    (d, n_rows, n), c = a.shape, halves.a.shape[1]
-    best = torch.nan_to_num(rows.mid - rows.reach, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    height, wide = halves.mid.to(a.dtype), halves.reach.to(a.dtype)
-    # Slopes and values at 0 and of the tangent at infinity, (D, R, C), less mid.
-    slope = height.unsqueeze(1) - torch.bmm(a.sign(), (halves.a * r).mT)
-    far_value = -torch.bmm(a, (halves.a.sign() * r).mT)
+    dtype, tiny = rows.a.dtype, torch.finfo(rows.a.dtype).tiny
+    n, c, reach = len(r), half.shape[1], rows.reach[row]
+    best = torch.nan_to_num(rows.mid[row] - reach, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    height, wide = mid.to(dtype), halves.reach[half].to(dtype)
+    # Slopes and values at 0 and of the tangent at infinity, (D, R, C), less the function's mid.
+    pair = row.unsqueeze(2), half.unsqueeze(1)
+    slope = height.unsqueeze(1) - (rows.a.sign() @ (halves.a * r).mT)[pair]
+    far_value = -(rows.a @ (halves.a.sign() * r).mT)[pair]
     far_slope = (height - wide).unsqueeze(1).expand_as(slope)
-    value = -rows.reach.to(a.dtype).unsqueeze(2).expand_as(slope)
-    meet = ((far_value - value) / (slope - far_slope).clamp(min=info.tiny)).clamp(min=0)
+    value = -reach.to(dtype).unsqueeze(2).expand_as(slope)
+    meet = ((far_value - value) / (slope - far_slope).clamp(min=tiny)).clamp(min=0)
     most = torch.where(slope > 0, torch.where(far_slope < 0, slope * meet, torch.inf), 0.0) * weight.unsqueeze(2)
-    pick = torch.topk(torch.nan_to_num(most).flatten(1), min(count, n_rows * c), dim=1).indices
-    row, half = pick // c, pick % c
-    at = lambda t: t.flatten(1).gather(1, pick)  # noqa: E731
-    each = torch.arange(d, device=a.device).unsqueeze(1)
-    chosen, g = rows.at((each, row)), halves.at((each, half))
-    b, norm = _multiplier(chosen.a, g, r, (at(value), at(slope)), (at(far_value), at(far_slope)), at(meet))
+    gain, pick = torch.topk(torch.nan_to_num(most).flatten(1), min(count, row.shape[1] * c), dim=1)
+    d, at = torch.nonzero(gain > 0, as_tuple=True)
+    pick = pick[d, at]
+    mine = d, pick // c, pick % c
+    near, far, meet = (value[mine], slope[mine]), (far_value[mine], far_slope[mine]), meet[mine]
+    i, j, mid = row[mine[:2]], half[d, mine[2]], mid[d, mine[2]]
+    b, norm = near[0].new_empty(len(d)), near[0].new_empty(len(d))
+    for k in range(0, len(d), step := max(1, PART // max(1, n))):
+        cut = slice(k, k + step)
+        g = halves.a[j[cut]], mid[cut].to(dtype)
+        ends = (tuple(t[cut] for t in tangent) for tangent in (near, far))
+        b[cut], norm[cut] = _multiplier(rows.a[i[cut]], g, r, *ends, meet[cut])
     b = b.double()
-    mass, push = chosen.reach + 2 * b * g.reach, b * g.mid
+    mass, push = rows.reach[i] + 2 * b * halves.reach[j], b * mid
     terms = n + 12
-    lost = mass * (2 * gamma(terms, a.dtype)) + 8 * terms * info.tiny * (1 + float(r.sum()))
-    lost = lost + (chosen.mid.abs() + push.abs() + mass) * 1e-14
-    found = chosen.mid + push - norm.double() - lost
-    return best.scatter_reduce(1, row, torch.nan_to_num(found, nan=-torch.inf, neginf=-torch.inf), "amax")
+    lost = mass * (2 * gamma(terms, dtype)) + 8 * terms * tiny * (1 + float(r.sum()))
+    lost = lost + (rows.mid[i].abs() + push.abs() + mass) * 1e-14
+    found = torch.nan_to_num(rows.mid[i] + push - norm.double() - lost, nan=-torch.inf, neginf=-torch.inf)
+    return best.flatten().scatter_reduce(0, d * row.shape[1] + mine[1], found, "amax").reshape(row.shape)
 
 
-def _multiplier(a: Tensor, g: Forms, r: Tensor, zero: Pair, far: Pair, b: Tensor) -> Pair:
-    """About the best multipliers b (D, Q) >= 0 of pairs of rows a (D, Q, n) and half-spaces g, and |a + b g| r there as
-    computed. `zero`, `far`: values, less mid, and slopes of the tangents at 0 and at infinity, which meet at b.
+def _multiplier(a: Tensor, g: Pair, r: Tensor, zero: Pair, far: Pair, b: Tensor) -> Pair:
+    """About the best multipliers b (Q,) >= 0 of functions a (Q, n) and half-spaces, g their slopes (Q, n) and mid (Q,);
+    and |a + b g| r there as computed. `zero`, `far`: values, less mid, and slopes of the tangents at 0 and at infinity,
+    which meet at b.
     """
-    height, weight = g.mid.to(a.dtype), g.a * r
+    g, height = g
+    weight = g * r
     # Nothing of the box satisfies a half-space whose D rises for ever.
     b = torch.where(far[1] >= 0, 2 * (zero[0] - far[0]).abs() / far[1].clamp(min=1e-20) + 1, b)
     low, high = zero, far  # tangents as value at 0 and slope
@@ -117,9 +133,9 @@ def _multiplier(a: Tensor, g: Forms, r: Tensor, zero: Pair, far: Pair, b: Tensor
         if k:
             b = (high[0] - low[0]) / (low[1] - high[1])
         b = b.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, 1e20)
-        total = torch.addcmul(a, b.unsqueeze(-1), g.a)
+        total = torch.addcmul(a, b.unsqueeze(-1), g)
         slope = height - torch.linalg.vecdot(total.sign(), weight)
-        size = torch.mv(total.abs_().flatten(0, 1), r).reshape(b.shape)
+        size = torch.mv(total.abs_(), r)
         value = b * height - size
         better, rises = value > top, slope > 0
         top, at, norm = (torch.where(better, new, old) for new, old in ((value, top), (b, at), (size, norm)))

@@ -41,7 +41,7 @@ SELDOM = 32  # rounds between two such trials at most
 EARLY = 2  # cases that are bounded before anything is clipped
 PATIENCE = 1.0  # of the time spent on cases so far, for making planes in one of these trials
 SHALLOW = 8  # levels of a tree that is not that deep yet
-BLOCK = 1 << 19  # numbers of the planes that are worked on at once
+BLOCK = 1 << 23  # numbers of the planes that are worked on at once
 PATH = 12  # splits whose half-spaces are taken at most, the newest
 
 
@@ -79,22 +79,28 @@ class Tighter:
             return cases, empty
         cases = Cases(**cases.__dict__)
         cases.low, cases.high = cases.low.clone(), cases.high.clone()
-        step = max(1, BLOCK // max(1, 2 * count * len(self.planes.middle.r)))
         r = self.planes.relaxation
         ends = r.boxes(cases.splits, cases.boxes(r.lower, r.upper), self.planes.certifier.program)
-        for at in range(0, len(cases), step):
-            self._block(cases, slice(at, at + step), count, ends, empty)
+        self._block(cases, slice(0, len(cases)), count, ends, empty)
         return cases, empty
 
     def _block(self, cases: Cases, block: slice, count: int, ends: tuple[Tensor, Tensor], empty: Tensor) -> None:
         """Tightens the boxes of some of the cases, in place; `ends` (D, K) of the boxes as they are."""
         planes, some = self.planes, cases.take(block)
         look = some.look[:, :count].long()
-        d, columns = len(look), look.clamp(min=0)
-        halves = self._halves(some)
-        rows = Forms(*(t.unflatten(0, (d, count)).flatten(1, 2) for t in planes.of(columns.flatten())))
-        weight = some.matter[:, :count].to(rows.a.dtype).repeat_interleave(2, 1)
-        low, high = least(rows, weight, halves, planes.middle.r, count).unflatten(1, (count, 2)).unbind(2)
+        columns = look.clamp(min=0)
+        unique, place = torch.unique(columns, return_inverse=True)
+        n = len(planes.middle.r)
+        if 2 * len(unique) * n > BLOCK and len(look) > 1:
+            middle = block.start + len(look) // 2
+            for part in (slice(block.start, middle), slice(middle, block.stop)):
+                self._block(cases, part, count, ends, empty)
+            return
+        table = Forms(*(t.flatten(0, 1) for t in planes.of(unique)))
+        row = torch.stack([2 * place, 2 * place + 1], 2).flatten(1)
+        weight = some.matter[:, :count].to(table.a.dtype).repeat_interleave(2, 1)
+        found = least(table, row, weight, *self._halves(some), planes.middle.r, count)
+        low, high = found.unflatten(1, (count, 2)).unbind(2)
         l, u = (t[block].gather(1, columns).double() for t in ends)
         low, high = torch.maximum(l, low), torch.minimum(u, -high)
         mine = look >= 0
@@ -105,28 +111,33 @@ class Tighter:
             old = held[block].gather(1, columns)
             held[block] = held[block].scatter(1, columns, torch.where(mine, new, old))
 
-    def _halves(self, cases: Cases) -> Forms:
-        """The half-spaces (D, C) of cases."""
-        own = Forms(cases.g.unsqueeze(1), cases.mid.unsqueeze(1), cases.reach.unsqueeze(1))
+    def _halves(self, cases: Cases) -> tuple[Forms, Tensor, Tensor]:
+        """The half-spaces of cases as `least` takes them: a table of forms (V, n), and for every case which of them
+        (D, C), and their mid (D, C).
+        """
+        d = len(cases)
+        own = Forms(cases.g, cases.mid, cases.reach)
+        half, mid = torch.arange(d, device=own.a.device).unsqueeze(1), own.mid.unsqueeze(1)
         real = cases.column >= 0
         if self.method != "all" or not bool(real.any()):
-            return own
+            return own, half, mid
         order, total = real.cumsum(1) - 1, real.sum(1)  # splits are numbered as they were made
         wanted = real & (order >= (total - PATH).unsqueeze(1))
         count = int(wanted.sum(1).max())
         if not count:
-            return own
+            return own, half, mid
         at = torch.topk(wanted.to(own.a.dtype), count, dim=1).indices
         mine = wanted.gather(1, at)
         column, sign, point = (t.gather(1, at) for t in (cases.column, cases.sign, cases.point))
-        # sign (z - p) >= 0 is -z + p <= 0 or z - p <= 0
-        side = (torch.arange(at.numel(), device=at.device), (sign > 0).flatten().long())
-        a, mid, reach = (t[side].unflatten(0, at.shape) for t in self.planes.of(column.clamp(min=0).flatten()))
-        shift = sign.double() * point.double()
-        mid = mid + shift - 1e-15 * (mid.abs() + shift.abs())
-        a, mid = torch.where(mine.unsqueeze(-1), a, 0.0), torch.where(mine, mid, -1.0)
-        reach = torch.where(mine, reach, 0.0)
-        return Forms(torch.cat([own.a, a], 1), torch.cat([own.mid, mid], 1), torch.cat([own.reach, reach], 1))
+        # sign (z - p) >= 0 is -z + p <= 0 or z - p <= 0; where there is none, 0 x - 1 <= 0
+        sides, place = torch.unique(2 * column.clamp(min=0) + (sign > 0), return_inverse=True)
+        splits = self.planes.of(sides // 2).at((torch.arange(len(sides), device=sides.device), sides % 2))
+        none = Forms(own.a.new_zeros(1, own.a.shape[1]), own.mid.new_zeros(1), own.reach.new_zeros(1))
+        shift, base = sign.double() * point.double(), splits.mid[place]
+        shifted = base + shift - 1e-15 * (base.abs() + shift.abs())
+        half = torch.cat([half, torch.where(mine, d + place, d + len(sides))], 1)
+        mid = torch.cat([mid, torch.where(mine, shifted, -1.0)], 1)
+        return Forms(*(torch.cat(parts) for parts in zip(own, splits, none))), half, mid
 
     def due(self, count: int) -> bool:
         """Whether it is time to find out again how many columns pay; told once a round, with its number of cases."""

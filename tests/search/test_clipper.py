@@ -84,7 +84,7 @@ def narrow(seed: int):
 
 
 def test_every_method_agrees_and_deeper_ones_bound_fewer_domains(monkeypatch):
-    monkeypatch.setattr(clipper, "PAYS", 0.0)
+    monkeypatch.setattr(clipper.Clipper, "weigh", lambda *a: None)  # deep throughout
     monkeypatch.setattr(trials, "LEAST", 10**9)  # one rule for all, so that clipping alone makes the difference
     total = dict.fromkeys(METHODS, 0)
     deep = dict.fromkeys(METHODS, 0)
@@ -100,15 +100,18 @@ def test_every_method_agrees_and_deeper_ones_bound_fewer_domains(monkeypatch):
     assert deep["reordered"] == 0 and deep["all"] > 0
 
 
-def test_deep_clipping_is_turned_down_where_it_gains_nothing():
-    c = clipper.Clipper(ClipConfig("all"), trusted=True)
+def test_deep_clipping_is_turned_down_where_it_gains_less_than_it_costs():
+    even = (1.0, 1.0)
     worse, better = torch.full((8,), -1.0).double(), torch.full((8,), -0.9).double()
-    c.weigh(worse, better)
-    assert c.deep
-    c.weigh(worse, worse + 0.01)
+    cases = [(better, even, True), (better, (1.0, 1.2), False), (worse + 0.01, (1.0, 0.9), False), (worse, even, False)]
+    cases.append((torch.cat([worse[:4], torch.ones(4).double()]), (1.0, 1.9), True))  # half of them are closed
+    for within, seconds, deep in cases:
+        c = clipper.Clipper(ClipConfig("all"), trusted=True)
+        c.weigh(worse, within, seconds)
+        assert c.deep == deep
+    c = clipper.Clipper(ClipConfig("all"), trusted=True)
+    c.weigh(torch.ones(8).double(), torch.ones(8).double(), even)  # nothing was open
     assert not c.deep
-    c.weigh(worse, torch.cat([worse[:7], torch.ones(1).double()]))
-    assert c.deep
     assert [c.due() for _ in range(8)] == [True, True, False, True, False, False, False, True]
 
 
@@ -192,5 +195,5 @@ def test_bounding_within_planes_of_one_of_several_disjuncts_is_noticed(monkeypat
         return clipper.Halfspaces(domains.g, domains.h) if domains.g.shape[1] else None
 
     monkeypatch.setattr(clipper.Clipper, "within", within)
-    monkeypatch.setattr(clipper, "PAYS", -1.0)
+    monkeypatch.setattr(clipper.Clipper, "weigh", lambda *a: None)  # deep throughout
     assert any(lost for _, lost in foreign_planes(["complete", "all"], monkeypatch, 12))

@@ -365,11 +365,12 @@ class Search:
             return None
         if self.clipper.due():
             some = torch.nonzero((within.g != 0).flatten(1).any(1)).squeeze(1)[:SAMPLE]
-            few, rows, p, scores = domains.take(some), picked.at(some), self.parts, []
+            few, rows, p, scores, times = domains.take(some), picked.at(some), self.parts, [], [time.monotonic()]
             for planes in (None, within.at(some)):
                 b = self._rows(p.program, p.targets, few, rows, planes)
                 scores.append(best_rows(rows, b.lb.double() + rows.const, few.open)[0])
-            self.clipper.weigh(*scores)
+                times.append(time.monotonic())
+            self.clipper.weigh(*scores, (times[1] - times[0], times[2] - times[1]))
         if not self.clipper.deep:
             return None
         self.clipper.stats["bounded within half-spaces"] += int((within.g != 0).flatten(1).any(1).sum())

@@ -363,8 +363,10 @@ class Search:
         within = self.clipper.within(domains)
         if within is None:
             return None
-        if self.clipper.due():
-            some = torch.nonzero((within.g != 0).flatten(1).any(1)).squeeze(1)[:SAMPLE]
+        some = torch.nonzero((within.g != 0).flatten(1).any(1)).squeeze(1)
+        count = len(some)
+        if self.clipper.due(count, self.seconds["bounds"]):
+            some = some[:SAMPLE]
             few, rows, p, scores, times = domains.take(some), picked.at(some), self.parts, [], [time.monotonic()]
             for planes in (None, within.at(some)):
                 b = self._rows(p.program, p.targets, few, rows, planes)
@@ -373,7 +375,7 @@ class Search:
             self.clipper.weigh(*scores, (times[1] - times[0], times[2] - times[1]))
         if not self.clipper.deep:
             return None
-        self.clipper.stats["bounded within half-spaces"] += int((within.g != 0).flatten(1).any(1).sum())
+        self.clipper.stats["bounded within half-spaces"] += count
         return within
 
     def _closed_in_float64(self, domains: Domains, open: Tensor, within: Halfspaces | None) -> Tensor:

@@ -14,9 +14,9 @@ neurons within the half-spaces of the one open disjunct; `all` keeps the path's 
 
 It turns itself down where it does not pay. Planes that cut nothing off their box are dropped, and domains without
 planes cost nothing. Domains are bounded within the two half-spaces that cut deepest (of eight, acasxu's domains were no
-fewer, and took 1.3 times as long). That is weighed against bounding without on a few domains, after ever more batches:
-where it costs more than it spares, as domains closed or as what the others' bounds still lack, it is left out until the
-next time.
+fewer, and took 1.3 times as long). That is weighed against bounding without on a few domains, as often as a small share
+of the time allows: where it costs more than it spares, as domains closed or as what the others' bounds still lack, it
+is left out until the next time.
 
 Symbols: D domains, S rows, K disjuncts, C half-spaces, m dimensions, P pairs of a domain and an open disjunct.
 """
@@ -36,6 +36,8 @@ from verifier.config import ClipConfig
 from verifier.search.domains import Domains
 
 PAYS = 0.03  # of what bounds lack, from which bounding within half-spaces may pay
+FEW = 16  # domains that say too little
+SHARE = 0.01  # of the time spent on bounds, for weighing
 DEEPEST = 2  # half-spaces that a domain is bounded within
 LEVEL = ("none", "relaxed", "reordered", "complete", "all")
 
@@ -47,7 +49,7 @@ class Clipper:
         self.level = LEVEL.index(config.method) if trusted else 0
         self.most = config.planes
         self.stats = {"closed by clipping": 0, "bounded within half-spaces": 0}
-        self.deep, self.batches, self.next = True, 0, 1
+        self.deep = False
         self.spent = [0.0, 0.0]  # seconds of bounding the same domains without and within half-spaces
 
     # --- before bounding
@@ -104,13 +106,9 @@ class Clipper:
         wide = first.unsqueeze(-1).expand(-1, -1, planes.g.shape[2])
         return Halfspaces(planes.g.gather(1, wide), planes.h.gather(1, first))
 
-    def due(self) -> bool:
-        """Whether bounding within half-spaces is to be weighed now; counts batches that could be bounded so."""
-        self.batches += 1
-        if self.batches < self.next:
-            return False
-        self.next *= 2
-        return True
+    def due(self, count: int, seconds: float) -> bool:
+        """Whether to weigh now, with `count` domains that have half-spaces, after so many seconds of bounding."""
+        return count >= FEW and sum(self.spent) <= SHARE * seconds
 
     def weigh(self, without: Tensor, within: Tensor, seconds: tuple[float, float]) -> None:
         """Decides by the scores (n,) of the same domains without and within half-spaces, above 0 is closed, and by what

@@ -152,9 +152,9 @@ class Watched(NeuronSearch):
     point: np.ndarray
     learned = lies = lost = 0
 
-    def _plant(self, trace, index):
+    def _plant(self, trace, root):
         self.z = None
-        bounder = super()._plant(trace, index)
+        bounder = super()._plant(trace, root)
         if bounder is not None:  # tightened boxes have other columns
             self.z = columns_at(bounder.relaxation, self.parts.problem.network, self.point)
         return bounder
@@ -163,9 +163,9 @@ class Watched(NeuronSearch):
         held = self.cases.held
         return 0 if held is None else int(true_at(held.splits, self.z).sum())
 
-    def _round_of(self, bounder, index):
+    def _round_of(self, bounder, root):
         before, set_aside = self._holding(), self.unsplittable
-        super()._round_of(bounder, index)
+        super()._round_of(bounder, root)
         Watched.lost += before > 0 and not self._holding() and self.unsplittable == set_aside
         if len(self.clauses):
             Watched.learned += len(self.clauses)

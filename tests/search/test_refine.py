@@ -206,9 +206,9 @@ def test_a_search_that_is_further_keeps_its_tree(monkeypatch):
     monkeypatch.setattr(neurons, "refined", lambda old, *a: (traces.append((old, replace(old))) or traces[-1][1], 0))
     refining = NeuronSearch._refine
 
-    def watch(self, bounder, index, seconds):
+    def watch(self, bounder, root, seconds):
         before = len(self.cases), self._share(self.cases.held)
-        new, gained = refining(self, bounder, index, seconds)
+        new, gained = refining(self, bounder, root, seconds)
         kept.append((before, (len(self.cases), self._share(self.cases.held)), new is bounder))
         return new, gained
 
@@ -234,18 +234,18 @@ def test_what_trees_that_are_given_up_set_aside_does_not_count(monkeypatch):
     refining, planting = NeuronSearch._refine, NeuronSearch._plant
     state = {"refining": False, "kept": 0, "aside": 0}
 
-    def plant(self, trace, index):
-        bounder = planting(self, trace, index)
+    def plant(self, trace, root):
+        bounder = planting(self, trace, root)
         if state["refining"]:
             self.unsplittable += 1
             state["aside"] += 1
         return bounder
 
-    def refine_once(self, bounder, index, seconds):
+    def refine_once(self, bounder, root, seconds):
         if self._share(self.cases.held) > 0.9:
             return bounder, True
         state["refining"] = True
-        new, gained = refining(self, bounder, index, seconds)
+        new, gained = refining(self, bounder, root, seconds)
         state["refining"] = False
         state["kept"] += new is bounder
         return new, gained

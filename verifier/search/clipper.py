@@ -13,10 +13,10 @@ they are split. `complete` also looks for multipliers that refute a disjunct by 
 neurons within the half-spaces of the one open disjunct; `all` keeps the path's planes, the deepest cuts first.
 
 It turns itself down where it does not pay. Planes that cut nothing off their box are dropped, and domains without
-planes cost nothing. Domains are bounded within the two half-spaces that cut deepest (of eight, acasxu's domains were no
-fewer, and took 1.3 times as long). That is weighed against bounding without on a few domains, as often as a small share
-of the time allows: where it costs more than it spares, as domains closed or as what the others' bounds still lack, it
-is left out until the next time.
+planes cost nothing. Domains are bounded within the two half-spaces that cut deepest (within eight, domains were no
+fewer where that was measured, and took 1.3 times as long). That is weighed against bounding without on a few domains,
+as often as a small share of the time allows: where it costs more than it spares, as domains closed or as what the
+others' bounds still lack, it is left out until the next time.
 
 Symbols: D domains, S rows, K disjuncts, C half-spaces, m dimensions, P pairs of a domain and an open disjunct.
 """

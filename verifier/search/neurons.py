@@ -18,13 +18,11 @@ from collections.abc import Generator, Iterator
 import torch
 from torch import Tensor
 
-from verifier.bounds.crown import ALL_SECONDS, crown_trace
 from verifier.bounds.dual import Settings
-from verifier.bounds.final import final_rows
 from verifier.bounds.program import Program
 from verifier.bounds.targets import Picked
 from verifier.bounds.tighten import tightened
-from verifier.bounds.trace import Trace, known, trace_values
+from verifier.bounds.trace import Trace
 from verifier.branching import NEURONS
 from verifier.branching.points import Points
 from verifier.branching.store import Store
@@ -34,23 +32,19 @@ from verifier.search.bab import Parts, Search
 from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
 from verifier.search.cases import Cases, roots, split
 from verifier.search.clauses import Clauses
-from verifier.search.domains import Domains, Pool
+from verifier.search.domains import Pool
 from verifier.search.leaves import certified, explicit, solve_leaf
 from verifier.search.refine import refined
+from verifier.search.root import Root
 from verifier.search.sides import Sides
 
 PREFERRED = 6  # columns remembered per case, for splits of several levels
 FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
-ROOT_SHARE = 0.4  # of the time that is left, for the intermediate boxes of the root
 TIGHTENING_SHARE = 0.2  # of the time that is left
 PATIENCE = 1.0  # of the time that the last work on the root took, to be searched before the next
 REFINING_SHARE = 0.5  # of the time that is left
 GAINED = 0.9  # boxes that leave less of the roots' distance to a refutation are worth branching on again
-FINE_COST = 4.0  # the root in float64 against the root in float32, with something to spare
-FINE_SHARE = 0.2  # of the time that is left
 TABLE_SHARE = 0.05  # of the time that is left, for making a table of split points
-SIDES_SHARE = 0.8  # of the time that is left, for entries before jumps: without them nothing below will do
-CHECK = 10  # times longer for deciding such entries than for seeing if they suffice
 FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
 LEAF = Settings(steps=150, alpha_rate=0.2, beta_rate=0.4, decay=0.97, patience=40)
@@ -111,113 +105,55 @@ class NeuronSearch(Search):
         """
         begin = time.monotonic()
         self.clauses = Clauses(self.stats)
-        trace, bounder = self._root(index), None
-        if trace is not None:
-            trace = yield from self._sides(trace, index)
-            if self.witness is not None or self.deadline.passed():
-                return trace is None
-        if trace is not None:
-            bounder = self._plant(trace, index)
+        root = Root(self.parts, self._fine, self.deadline, index, self.fresh.take(slice(index, index + 1)))
+        trace = yield from self._rooted(root)
+        if trace is not None and self._over():
+            return False
+        bounder = self._plant(trace, root) if trace is not None else None
         rooted = time.monotonic()
         self.seconds["root"] += rooted - begin
         coarse, mark, rest = True, self.seconds["bounds"], min(FIRST_LOOK, rooted - begin)
         while len(self.cases):
             yield
-            if self.witness is not None or self.deadline.passed():
+            if self._over():
                 return False
             limit = self.config.search.max_rounds
             whole = limit == 1  # the root is a round: where there is no other, no pains are spared for its bounds
             searched, now = self.seconds["bounds"] - mark, time.monotonic()
             if coarse and whole or searched > rest and (coarse or not self._ending(searched, now - begin)):
                 if coarse:
-                    bounder, gained = self._tighten(bounder, index), True
+                    bounder, gained = self._tighten(bounder, root), True
                 else:
-                    bounder, gained = self._refine(bounder, index, now - begin)
+                    bounder, gained = self._refine(bounder, root, now - begin)
                 coarse, mark = False, self.seconds["bounds"]
                 rest = PATIENCE * max(rest, time.monotonic() - now) if gained else math.inf
                 continue
             if whole:
                 bounded = bounder.bound(self.cases.pop(len(self.cases)), LEAF, PREFERRED)
-                self._settle(bounded, bounder, index)
+                self._settle(bounded, bounder, root)
                 return True
             if limit and self.stats["rounds"] >= limit:
                 return False
-            self._round_of(bounder, index)
+            self._round_of(bounder, root)
             if self.witness is None and len(self.cases):
                 self._attack(self.config.attack.share / 3)  # every round tries its minimisers as well
         return True
 
     # --- the root
 
-    def _root(self, index: int) -> Trace | None:
-        """Bounds the region as a whole; None where that settles it."""
-        box, begin = self.fresh.take(slice(index, index + 1)), time.monotonic()
-        program = self.parts.program if self.parts.trusted else self._fine()[0]
-        l, u = box.lower.to(program.dtype), box.upper.to(program.dtype)
-        trace = crown_trace(program, l, u, self.parts.limit.rows, None, self._asked(box), self._root_seconds())
+    def _rooted(self, root: Root) -> Generator[None, None, Trace | None]:
+        """Bounds the region as a whole, and decides entries before jumps; None where that settles it."""
         self.stats["domains"] += 1
-        if not self._refute(trace, index):
+        trace = root.bounded()
+        if trace is None:
             return None
-        spent = time.monotonic() - begin
-        if program.dtype == torch.float32 and FINE_COST * spent < FINE_SHARE * self.deadline.left():
-            trace = self._refined(box, index)
+        sides = Sides(trace, root.fine()[0], self._bounder, self.parts.limit.rows)
+        trace = yield from root.decided(sides, self._over, self._tell_sides)
+        self.stats["domains"] += sides.domains
         return trace
 
-    def _refined(self, box: Domains, index: int) -> Trace:
-        """The root's boxes anew in float64, where rounding costs nothing: over many layers its charge grows until it
-        hides what the network does.
-        """
-        program, _ = self._fine()
-        limit = self.parts.limit.rows
-        l, u = box.lower.double(), box.upper.double()
-        trace = crown_trace(program, l, u, limit, None, self._asked(box), self._root_seconds())
-        self._refute(trace, index)
-        return trace_values(self.parts.program, box.lower, box.upper, limit, known(trace), None, trace.asked)
-
-    def _root_seconds(self) -> float:
-        return min(ALL_SECONDS, ROOT_SHARE * self.deadline.left())
-
-    def _asked(self, box: Domains) -> Tensor:
-        """The rows of a region's open disjuncts."""
-        return self.parts.targets.coef[self.parts.targets.pick(box.region, box.open).row]
-
-    def _refute(self, trace: Trace, index: int) -> bool:
-        """Closes the disjuncts of a region that rows bounded backward on a trace refute; whether any stays open."""
-        self.fresh.open[index] = self._open(trace, index)
-        return bool(self.fresh.open[index].any())
-
-    def _open(self, trace: Trace, index: int) -> Tensor:
-        """The open disjuncts (K,) of a region that rows bounded backward on a trace do not refute."""
-        box = self.fresh.take(slice(index, index + 1))
-        targets = self.parts.targets if trace.program is self.parts.program else self._fine()[1]
-        picked = targets.pick(box.region, box.open)
-        lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
-        return box.open[0] & ~targets.refuted(picked, lb)[0]
-
-    def _sides(self, trace: Trace, index: int) -> Generator[None, None, Trace | None]:
-        """Decides entries before jumps, if that may settle the region; None where it does."""
-        sides, begin = Sides(trace, self._fine()[0], self._bounder, self.parts.limit.rows), time.monotonic()
-        if not sides.entries or bool(self._open(sides.drawn(sides.narrowed(sides.entries)), index).any()):
-            return trace
-        cost = time.monotonic() - begin
-        self._tell_sides(sides)
-        checked, decided = time.monotonic(), 0
-        for _ in sides.decide(self.deadline.sooner(SIDES_SHARE * self.deadline.left())):
-            if sides.decided > decided and time.monotonic() - checked > CHECK * cost:
-                if not self._refute(sides.drawn(sides.trace), index):
-                    self.stats["domains"] += sides.domains
-                    self._tell_sides(sides)
-                    return None
-                checked, decided = time.monotonic(), sides.decided
-                self._tell_sides(sides)
-            yield
-            if self.witness is not None or self.deadline.passed():
-                break
-        self.stats["domains"] += sides.domains
-        if not sides.decided:
-            return trace
-        trace = sides.drawn(sides.trace)
-        return trace if self._refute(trace, index) else None
+    def _over(self) -> bool:
+        return self.witness is not None or self.deadline.passed()
 
     def _tell_sides(self, sides: Sides) -> None:
         facts = {"open": len(sides), "decided": sides.decided, "domains": sides.domains}
@@ -229,40 +165,40 @@ class NeuronSearch(Search):
         curves, method = self.config.branching.curves, self.config.clip.method if clip else "none"
         return Bounder(trace, rows, fine, self.heuristic, chunk, self.points, curves, method)
 
-    def _tighten(self, bounder: Bounder, index: int) -> Bounder | None:
+    def _tighten(self, bounder: Bounder, root: Root) -> Bounder | None:
         """Optimises the intermediate boxes and starts the search of the disjuncts that are still open over on them."""
         begin = time.monotonic()
-        self._reopen(self.cases.pop(len(self.cases)), index)
+        root.reopen(self.cases.pop(len(self.cases)).slot)
         budget = TIGHTENING_SHARE * self.deadline.left()
         trace = tightened(bounder.relaxation.trace, self.parts.limit.rows, budget)
         old = bounder.relaxation
         try:
-            bounder = self._plant(trace, index)
+            bounder = self._plant(trace, root)
         finally:
             self.seconds["tightening"] += time.monotonic() - begin
         if bounder is not None:
             self.clauses.moved(old, bounder.relaxation)
         return bounder
 
-    def _refine(self, bounder: Bounder, index: int, seconds: float) -> tuple[Bounder | None, bool]:
+    def _refine(self, bounder: Bounder, root: Root, seconds: float) -> tuple[Bounder | None, bool]:
         """Branches on the intermediate boxes for at most `seconds`; whether that gained much. The search starts over on
         them, unless it has got further than they have; then it goes on, and the next time begins with these boxes.
         """
         begin, old, held = time.monotonic(), bounder.relaxation, self.cases.pop(len(self.cases))
         share, tree, aside = self._share(held), (self.roots, self.gap), self.unsplittable
         budget, reached = min(seconds, REFINING_SHARE * self.deadline.left()), self.reached
-        self._reopen(held, index)
+        root.reopen(held.slot)
         trace, cases = refined(
             self.trace,
             self.parts.limit.rows,
             budget,
-            self._fine()[0],
+            root.fine()[0],
             bounder.chunk_bytes,
             self.points,
             self.config.branching.curves,
         )
         self.stats["cases of intermediate values"] += cases
-        new = self._plant(trace, index)
+        new = self._plant(trace, root)
         self.seconds["refining"] += time.monotonic() - begin
         if new is None:
             return None, True
@@ -272,43 +208,34 @@ class NeuronSearch(Search):
             return new, gained
         if len(self.cases):
             self.cases.pop(len(self.cases))
-        self.cases.add(held.take(self.fresh.open[index][held.slot]))
+        self.cases.add(held.take(root.open[held.slot]))
         # What the new trees set aside stays open in the old ones.
         (self.roots, self.gap), self.unsplittable = tree, aside
         return bounder, gained
 
-    def _reopen(self, cases: Cases, index: int) -> None:
-        """Leaves those disjuncts of a region open that cases are of."""
-        open = torch.zeros_like(self.fresh.open[index])
-        open[cases.slot] = True
-        self.fresh.open[index] = open
-
-    def _plant(self, trace: Trace, index: int) -> Bounder | None:
+    def _plant(self, trace: Trace, root: Root) -> Bounder | None:
         """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
-        fine, fine_targets = self._fine()
-        targets = self.parts.targets if self.parts.trusted else fine_targets
-        box = self.fresh.take(slice(index, index + 1))
-        picked = targets.pick(box.region, box.open)
-        lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
-        self.fresh.open[index] = box.open[0] & ~targets.refuted(picked, lb)[0]
-        slots = torch.nonzero(self.fresh.open[index]).squeeze(1)
+        picked, lb, open = root.rows(trace)
+        root.open.copy_(open)
+        slots = root.slots()
         if not len(slots):
             return None
         self.roots = len(slots)
-        rows = tables(targets, fine_targets, int(box.region[0]))
-        bounder = self._bounder(trace, rows, fine)
+        fine, fine_targets = root.fine()
+        targets = self.parts.targets if self.parts.trusted else fine_targets
+        bounder = self._bounder(trace, tables(targets, fine_targets, int(root.box.region[0])), fine)
         self.listener(
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
         bounded = bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED)
         self.trace, self.gap = trace, -float(bounded.kept.score.sum())
         self.reached = self.gap
-        self._settle(bounded, bounder, index)
+        self._settle(bounded, bounder, root)
         return bounder
 
     # --- rounds
 
-    def _round_of(self, bounder: Bounder, index: int) -> None:
+    def _round_of(self, bounder: Bounder, root: Root) -> None:
         start = time.monotonic()
         batch = max(2, self._batch())
         parents = self.cases.pop(max(1, batch // 2))
@@ -329,11 +256,11 @@ class NeuronSearch(Search):
         self.seconds["bounds"] += spent
         self.stats["domains"] += len(children)
         self.stats["rounds"] += 1
-        self._settle(bounded, bounder, index)
+        self._settle(bounded, bounder, root)
         self.stats["most domains waiting"] = max(self.stats["most domains waiting"], len(self.cases))
         self._tell(self.cases)
 
-    def _settle(self, bounded: Bounded, bounder: Bounder, index: int) -> None:
+    def _settle(self, bounded: Bounded, bounder: Bounder, root: Root) -> None:
         """Puts what stays open into the pool, and tries the minimisers as counterexamples."""
         for name, value in bounded.figures.items():
             self.stats[name] = self.stats.get(name, 0) + value
@@ -343,11 +270,11 @@ class NeuronSearch(Search):
         kept = bounded.kept
         if not len(kept):
             return
-        region = self.fresh.region[index].expand(len(kept))
+        region = root.box.region.expand(len(kept))
         self.falsifier.probe(bounded.x.to(self.parts.program.dtype), region)
         ended = kept.prefer[:, 0] < 0
         if bool(ended.any()):
-            self._end(kept.take(ended), bounder, region[:1])
+            self._end(kept.take(ended), bounder, root)
             kept = kept.take(~ended)
         self.cases.add(kept)
 
@@ -357,7 +284,7 @@ class NeuronSearch(Search):
             self.clauses.add(bounded.learned)
             self.seconds["clauses"] += time.monotonic() - begin
 
-    def _end(self, leaves: Cases, bounder: Bounder, region: Tensor) -> None:
+    def _end(self, leaves: Cases, bounder: Bounder, root: Root) -> None:
         """Decides cases that cannot be split any further: what many steps do not refute, exact linear programs, one by
         one.
         """
@@ -374,8 +301,8 @@ class NeuronSearch(Search):
             if solved is not None and solved.t > 0 and certified(bounder, leaf, solved):
                 continue
             if solved is not None:
-                x = torch.from_numpy(solved.x)[None].to(region.device, self.parts.program.dtype)
-                self.falsifier.probe(x, region)
+                x = torch.from_numpy(solved.x)[None].to(root.open.device, self.parts.program.dtype)
+                self.falsifier.probe(x, root.box.region)
             if self.witness is None:
                 self.unsplittable += 1
 

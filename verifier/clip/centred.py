@@ -87,7 +87,8 @@ def least(
     """
     dtype, tiny = rows.a.dtype, torch.finfo(rows.a.dtype).tiny
     n, c, reach = len(r), half.shape[1], rows.reach[row]
-    best = torch.nan_to_num(rows.mid[row] - reach, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    best = rows.mid[row] - reach - (rows.mid[row].abs() + reach) * 1e-15
+    best = torch.nan_to_num(best, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     height, wide = mid.to(dtype), halves.reach[half].to(dtype)
     # Slopes and values at 0 and of the tangent at infinity, (D, R, C), less the function's mid.
     pair = row.unsqueeze(2), half.unsqueeze(1)

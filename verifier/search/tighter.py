@@ -41,7 +41,7 @@ SELDOM = 32  # rounds between two such trials at most
 EARLY = 2  # cases that are bounded before anything is clipped
 PATIENCE = 1.0  # of the time spent on cases so far, for making planes in one of these trials
 SHALLOW = 8  # levels of a tree that is not that deep yet
-BLOCK = 1 << 23  # numbers of the planes that are worked on at once
+BLOCK = 1 << 23  # numbers in one of the tables and products that are worked on at once
 PATH = 12  # splits whose half-spaces are taken at most, the newest
 
 
@@ -90,9 +90,10 @@ class Tighter:
         look = some.look[:, :count].long()
         columns = look.clamp(min=0)
         unique, place = torch.unique(columns, return_inverse=True)
-        n = len(planes.middle.r)
-        if 2 * len(unique) * n > BLOCK and len(look) > 1:
-            middle = block.start + len(look) // 2
+        d, n = len(look), len(planes.middle.r)
+        halves = d + min(PATH * d, 2 * planes.relaxation.width)  # at most, in the table
+        if max(2 * len(unique) * max(n, halves), 2 * count * d * (1 + PATH)) > BLOCK and d > 1:
+            middle = block.start + d // 2
             for part in (slice(block.start, middle), slice(middle, block.stop)):
                 self._block(cases, part, count, ends, empty)
             return

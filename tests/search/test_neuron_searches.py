@@ -146,3 +146,15 @@ def test_every_region_is_looked_at():
         q = query(2, 1, regions, disjuncts)
         assert search(network, q, config(), refuse, kind=NeuronSearch).verdict == Verdict.UNKNOWN
         assert search(network, q, config(), None, kind=NeuronSearch).verdict == Verdict.SAT
+
+
+@pytest.mark.parametrize(("restarts", "first"), [(32, False), (1, True)])
+def test_roots_are_bounded_before_the_first_attack_where_that_is_less_work(restarts, first):
+    """12 values that a nonlinear step reads make 24 rows, more than one start of 15 steps and less than 32."""
+    network = random_dense(np.random.default_rng(1), (3, 6, 6, 1), "Tanh")
+    c = config(attack="pgd")
+    c = replace(c, attack=replace(c.attack, restarts=restarts))
+    for lack, attacked in ((50.0, first), (-0.3, True)):
+        q = query(3, 1, [(-np.ones(3), np.ones(3))], [(0, [({3: 1.0}, lack)])])
+        outcome = search(network, q, replace(c, search=replace(c.search, max_rounds=2)), refuse, kind=NeuronSearch)
+        assert (outcome.seconds["attack"] > 0) == attacked

@@ -88,4 +88,6 @@ def search(
     confirm = judge(problem, network) if confirm is None else confirm
     attack = Attack(program, targets, config.seed)
     parts = Parts(problem, program, targets, attack, confirm, limits(torch.device("cpu")), memory, trusted)
-    return kind(parts, config, Deadline.after(seconds), silent).run()
+    run = kind(parts, config, Deadline.after(seconds), silent)
+    run.clipper.deep = True  # searches as small as these would end before it is weighed
+    return run.run()

@@ -360,22 +360,25 @@ class Search:
 
     def _within(self, domains: Domains, picked: Picked) -> Halfspaces | None:
         """The half-spaces to bound within, if that pays: now and then a few domains are bounded both ways."""
-        within = self.clipper.within(domains)
+        clipper, seconds = self.clipper, self.seconds["bounds"]
+        if not (clipper.deep or clipper.due(len(domains), seconds)):
+            return None
+        within = clipper.within(domains)
         if within is None:
             return None
         some = torch.nonzero((within.g != 0).flatten(1).any(1)).squeeze(1)
         count = len(some)
-        if self.clipper.due(count, self.seconds["bounds"]):
+        if clipper.due(count, seconds):
             some = some[:SAMPLE]
             few, rows, p, scores, times = domains.take(some), picked.at(some), self.parts, [], [time.monotonic()]
             for planes in (None, within.at(some)):
                 b = self._rows(p.program, p.targets, few, rows, planes)
                 scores.append(best_rows(rows, b.lb.double() + rows.const, few.open)[0])
                 times.append(time.monotonic())
-            self.clipper.weigh(*scores, (times[1] - times[0], times[2] - times[1]))
-        if not self.clipper.deep:
+            clipper.weigh(*scores, (times[1] - times[0], times[2] - times[1]))
+        if not clipper.deep:
             return None
-        self.clipper.stats["bounded within half-spaces"] += count
+        clipper.stats["bounded within half-spaces"] += count
         return within
 
     def _closed_in_float64(self, domains: Domains, open: Tensor, within: Halfspaces | None) -> Tensor:

@@ -114,7 +114,7 @@ class NeuronSearch(Search):
         """
         begin = time.monotonic()
         self.clauses = Clauses(self.stats)
-        root = Root(self.parts, self._fine, self.deadline, index, self.fresh.take(slice(index, index + 1)))
+        root = Root(self.parts, self._fine, self.deadline, self.fresh.take(slice(index, index + 1)))
         trace = yield from self._rooted(root)
         if trace is not None and not self.falsifier.attacks:
             self._attack(self.config.attack.share)

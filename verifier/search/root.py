@@ -36,11 +36,9 @@ CHECK = 10  # times longer for deciding such entries than for seeing if they suf
 class Root:
     """One region: its box as a domain, `open` (K,) disjuncts."""
 
-    def __init__(
-        self, parts: Parts, fine: Callable[[], tuple[Program, Targets]], deadline: Deadline, index: int, box: Domains
-    ):
-        """`fine`: program and targets in float64. `box`: the region's own, number `index`; its `open` is kept up."""
-        self.parts, self.fine, self.deadline, self.index, self.box = parts, fine, deadline, index, box
+    def __init__(self, parts: Parts, fine: Callable[[], tuple[Program, Targets]], deadline: Deadline, box: Domains):
+        """`fine`: program and targets in float64. `box`: the region's own, whose `open` is kept up in place."""
+        self.parts, self.fine, self.deadline, self.box = parts, fine, deadline, box
 
     @property
     def open(self) -> Tensor:

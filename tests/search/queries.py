@@ -89,5 +89,6 @@ def search(
     attack = Attack(program, targets, config.seed)
     parts = Parts(problem, program, targets, attack, confirm, limits(torch.device("cpu")), memory, trusted)
     run = kind(parts, config, Deadline.after(seconds), silent)
-    run.clipper.deep = True  # searches as small as these would end before it is weighed
+    for each in getattr(run, "members", (run,)):
+        each.clipper.deep = True  # searches as small as these would end before it is weighed
     return run.run()

@@ -109,6 +109,7 @@ class Both:
     def __init__(self, parts, config, deadline, listener):
         members = {"input": Search, "neurons": NeuronSearch}
         members = {n: kind(parts, config, deadline, listener) for n, kind in members.items()}
+        self.members = tuple(members.values())
         self.portfolio = Portfolio(members, deadline, listener)
 
     def run(self) -> Outcome:

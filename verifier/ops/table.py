@@ -27,6 +27,7 @@ from verifier.ops.piecewise import PiecewiseLinear
 from verifier.ops.pointwise import chord
 
 ROUNDS = 8  # chords tried on the way to the best line
+BLOCK = 1 << 17  # entries times breakpoints looked at together: what a core's cache holds
 
 
 @OPS.add("Table")
@@ -47,6 +48,7 @@ class Table(PiecewiseLinear):
         held = lambda values: torch.tensor([float(v) for v in values], dtype=torch.float64).to(site.device, site.dtype)
         self.slope, self.intercept, self.reach, self.ends = held(slopes), held(intercepts), held(reach), held(points)
         self.points, self.slopes = tuple(self.ends.tolist()), tuple(self.slope.tolist())
+        self.corners, self.sure = self.f(self.ends), self.slack(self.ends, torch.zeros_like(self.ends))
 
     def piece(self, x: Tensor) -> Tensor:
         return torch.bucketize(x.detach().contiguous(), self.ends, right=True)
@@ -66,13 +68,19 @@ class Table(PiecewiseLinear):
 
     def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         low = high = None
-        for p in (None, *self.points):
-            for x in (l, u) if p is None else (torch.full_like(l, p).clamp(l, u),):
-                g = self.f(x) - torch.where(s == 0, 0.0, s * x)
-                slack = self.slack(x, s)
-                below, above = g - slack, g + slack
-                low = below if low is None else torch.minimum(low, below)
-                high = above if high is None else torch.maximum(high, above)
+        for x in (l, u):
+            g = self.f(x) - torch.where(s == 0, 0.0, s * x)
+            slack = self.slack(x, s)
+            below, above = g - slack, g + slack
+            low = below if low is None else torch.minimum(low, below)
+            high = above if high is None else torch.maximum(high, above)
+        size = (len(self.ends), *([1] * l.dim()))
+        some = max(1, BLOCK // max(1, s.numel()))
+        for p, y, sure in zip(*(t.reshape(size).split(some) for t in (self.ends, self.corners, self.sure))):
+            inside, product = (p > l) & (p < u), s * p
+            g, slack = y - product, sure + 6 * torch.finfo(l.dtype).eps * product.abs()
+            low = torch.minimum(low, torch.where(inside, g - slack, torch.inf).amin(0))
+            high = torch.maximum(high, torch.where(inside, g + slack, -torch.inf).amax(0))
         return low, high
 
     def interval(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

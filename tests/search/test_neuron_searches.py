@@ -15,6 +15,7 @@ from queries import query, refuse, search, settings
 from test_true_minima import minimiser
 from test_whole_searches import outputs, planted
 
+from verifier.attack.pgd import Attack
 from verifier.bounds.certify import Certifier
 from verifier.bounds.relaxation import Relaxation
 from verifier.branching import NEURONS
@@ -148,13 +149,18 @@ def test_every_region_is_looked_at():
         assert search(network, q, config(), None, kind=NeuronSearch).verdict == Verdict.SAT
 
 
-@pytest.mark.parametrize(("restarts", "first"), [(32, False), (1, True)])
-def test_roots_are_bounded_before_the_first_attack_where_that_is_less_work(restarts, first):
-    """12 values that a nonlinear step reads make 24 rows, more than one start of 15 steps and less than 32."""
+@pytest.mark.parametrize(("lack", "attacks"), [(50.0, [8]), (-0.3, [8, 32])])
+def test_a_glance_goes_before_the_root_and_an_attack_where_that_is_open(lack, attacks, monkeypatch):
+    descend, points = Attack.descend, []
+
+    def counted(self, l, u, region, open, restarts, *args):
+        points.append(restarts * len(l))
+        return descend(self, l, u, region, open, restarts, *args)
+
+    monkeypatch.setattr(Attack, "descend", counted)
     network = random_dense(np.random.default_rng(1), (3, 6, 6, 1), "Tanh")
     c = config(attack="pgd")
-    c = replace(c, attack=replace(c.attack, restarts=restarts))
-    for lack, attacked in ((50.0, first), (-0.3, True)):
-        q = query(3, 1, [(-np.ones(3), np.ones(3))], [(0, [({3: 1.0}, lack)])])
-        outcome = search(network, q, replace(c, search=replace(c.search, max_rounds=2)), refuse, kind=NeuronSearch)
-        assert (outcome.seconds["attack"] > 0) == attacked
+    assert c.attack.restarts == 32
+    q = query(3, 1, [(-np.ones(3), np.ones(3))], [(0, [({3: 1.0}, lack)])])
+    search(network, q, replace(c, search=replace(c.search, max_rounds=2)), refuse, kind=NeuronSearch)
+    assert points[:2] == attacks

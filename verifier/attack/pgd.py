@@ -67,10 +67,18 @@ class Attack:
         return Found(x[good[order]], float(least.min()))
 
     def descend(
-        self, l: Tensor, u: Tensor, region: Tensor, open: Tensor, restarts: int, steps: int, deadline: Deadline
+        self,
+        l: Tensor,
+        u: Tensor,
+        region: Tensor,
+        open: Tensor,
+        restarts: int,
+        steps: int,
+        deadline: Deadline,
+        polish: bool = True,
     ) -> Found:
-        """Runs `steps` steps from `restarts` starts in every box; stops early once something is found. open: (D, K)
-        disjuncts to aim at.
+        """Runs `steps` steps from `restarts` starts in every box and polishes what came nearest; stops early once
+        something is found. open: (D, K) disjuncts to aim at.
         """
         x = starts(l, u, restarts, self.generator).flatten(0, 1)
         l, u, region, open = (t.repeat(restarts, *[1] * (t.ndim - 1)) for t in (l, u, region, open))
@@ -95,7 +103,8 @@ class Attack:
                 size = 0.25 * (0.02 ** (i / max(1, steps - 1)))
                 x = torch.minimum(torch.maximum(x - size * width * velocity.sign(), l), u)
         found = self.probe(x, region)
-        if not len(found.points) and self.targets.row.shape[1] and self.program.n_in <= POLISHED_DIMENSIONS:
+        polish = polish and self.targets.row.shape[1] > 0 and self.program.n_in <= POLISHED_DIMENSIONS
+        if polish and not len(found.points):
             found = self._polish(x, l, u, region, aim, deadline)
         return Found(found.points, min(least, found.least))
 

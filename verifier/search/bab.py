@@ -131,7 +131,7 @@ class Search:
             fresh = fresh.take(torch.argsort(self.parts.still.group, stable=True))
         self.scale = (fresh.upper - fresh.lower).amax(0).clamp(min=torch.finfo(fresh.lower.dtype).tiny)
         self.trials = Trials(self.scale)
-        self._attack(self.config.attack.share)
+        self.falsifier.glance(fresh)
         while self.witness is None and not self.deadline.passed():
             if self.at < len(fresh):
                 count = min(self._batch(), self._together(fresh.region[self.at :]))

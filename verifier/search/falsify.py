@@ -1,8 +1,9 @@
 """Looks for counterexamples beside a search, within a share of its time, and replays what looks like one.
 
-By turns gradient attacks start all over the regions, and in the open domains furthest from refutation; every failure
-makes the next one larger. Where few dimensions move, all places are tried in turn (`verifier.attack.sweep`). Points
-that bounding rounds come by are probed as well.
+Before anything is bounded a small attack has a glance at the regions. Then, by turns, gradient attacks start all over
+the regions, and in the open domains furthest from refutation; every failure makes the next one larger. Where few
+dimensions move, all places are tried in turn (`verifier.attack.sweep`). Points that bounding rounds come by are probed
+as well.
 
 What makes `sat` right: nothing here. Candidates go to `confirm`, which replays them in ONNX Runtime; what it refuses is
 no counterexample.
@@ -29,6 +30,7 @@ from verifier.search.domains import Domains, Pool
 
 GROWTH = 1.5  # every failed attack takes so many times more points, and the root of that more steps
 LARGEST = 32.0  # up to so many times the first
+GLANCE = (0.25, 0.5)  # of the first attack's starts, and of its steps: most counterexamples need no more
 GRADIENT_COST = 3.0  # a gradient step against running the network forward
 SWEPT_BOXES, SWEPT_POINTS, SWEPT_BLOCK = 16, 5000, 64  # of a sweep: from so many boxes so many points at a time
 SWEEP_SHARE = 0.25  # of the time left for those
@@ -56,31 +58,54 @@ class Falsifier:
         self.attacks, self.point_seconds = 0, 0.0
         self.places: Iterator[tuple[Tensor, Tensor]] | None = None
 
+    def glance(self, regions: Domains) -> None:
+        """A small attack. Where points are so dear that the first attack would be no larger, it is the first attack."""
+        if self.config.method == "none":
+            return
+        start = time.monotonic()
+        restarts, steps = (part * whole for part, whole in zip(GLANCE, (self.config.restarts, self.config.steps)))
+        if self._descend(self._some(regions), regions, restarts, max(1, round(steps)), self._allowance(), polish=False):
+            self.attacks += 1
+        self.seconds["attack"] += time.monotonic() - start
+
     def attack(self, share: float, regions: Domains, waiting: Pool[Domains]) -> None:
         """One attack, if attacks have had less than `share` of the time so far."""
         elapsed = time.monotonic() - self.started
         spent = self.attacks and self.seconds["attack"] > share * elapsed
         if self.config.method == "none" or self.witness is not None or spent:
             return
-        start, generator = time.monotonic(), self.points.generator
-        if self.attacks % 2 and len(waiting):
-            boxes = waiting.worst(16)
-        else:
-            some = torch.randperm(len(regions), generator=generator)[:64].to(regions.region.device)
-            boxes = regions.take(some)
+        start = time.monotonic()
+        boxes = waiting.worst(16) if self.attacks % 2 and len(waiting) else self._some(regions)
         effort = min(GROWTH**self.attacks, LARGEST)
-        steps = round(self.config.steps * effort**0.5)
-        seconds = max(0.2, 0.05 * self.deadline.left(), share * elapsed / 2)
+        seconds = max(self._allowance(), share * elapsed / 2)
+        self._descend(boxes, regions, self.config.restarts * effort, round(self.config.steps * effort**0.5), seconds)
+        self.attacks += 1
+        self.seconds["attack"] += time.monotonic() - start
+
+    def _allowance(self) -> float:
+        """Seconds that an attack may take whatever has been spent."""
+        return max(0.2, 0.05 * self.deadline.left())
+
+    def _some(self, regions: Domains) -> Domains:
+        """Some regions at random."""
+        some = torch.randperm(len(regions), generator=self.points.generator)[:64]
+        return regions.take(some.to(regions.region.device))
+
+    def _descend(
+        self, boxes: Domains, regions: Domains, restarts: float, steps: int, seconds: float, polish: bool = True
+    ) -> bool:
+        """Attacks boxes from so many starts in all; whether there were fewer for want of time."""
         affordable = seconds / (GRADIENT_COST * steps * self._seconds_per_point(boxes))
-        restarts = max(1, int(min(self.config.restarts * effort, affordable)) // len(boxes))
+        each = max(1, int(min(restarts, affordable)) // len(boxes))
         boxes = boxes.take(slice(0, max(1, int(affordable))))
         allowed = self.deadline.sooner(seconds)
-        self.attacks += 1
         self._sweep(regions)
         if self.witness is None:
-            found = self.points.descend(boxes.lower, boxes.upper, boxes.region, boxes.open, restarts, steps, allowed)
+            found = self.points.descend(
+                boxes.lower, boxes.upper, boxes.region, boxes.open, each, steps, allowed, polish
+            )
             self._replay(found)
-        self.seconds["attack"] += time.monotonic() - start
+        return affordable < restarts
 
     def probe(self, x: Tensor, region: Tensor) -> None:
         """Tries points (N, m) in regions (N,)."""

@@ -28,7 +28,6 @@ from verifier.branching.points import Points
 from verifier.branching.store import Store
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
-from verifier.ops.base import Nonlinear, size
 from verifier.search.bab import Parts, Search
 from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
 from verifier.search.cases import Cases, roots, split
@@ -76,21 +75,13 @@ class NeuronSearch(Search):
 
     def rounds(self) -> Iterator[None]:
         self.fresh = self._regions()
-        if not self._roots_first():
-            self._attack(self.config.attack.share)
+        self.falsifier.glance(self.fresh)
         while self.at < len(self.fresh) and self.witness is None and not self.deadline.passed():
             through = yield from self._region(self.at)
             if not through or len(self.cases) or self.witness is not None:
                 return
             self.at += 1
         self.done = self.at >= len(self.fresh)
-
-    def _roots_first(self) -> bool:
-        """Whether bounding the roots runs fewer rows through the network than the first attack runs points."""
-        program, attack = self.parts.program, self.config.attack
-        read = {i for step in program.steps[1:] if isinstance(step.op, Nonlinear) for i in step.inputs}
-        rows = 2 * sum(size(program.shapes[i]) for i in read)
-        return rows * len(self.fresh) <= attack.restarts * attack.steps
 
     def open_share(self) -> float:
         """How much of the trees is open, every region alike."""

@@ -77,8 +77,8 @@ def plan(problem: Problem, config: Config) -> Plan:
     ]
     if config.attack.method != "none":
         reasons.append(
-            f"attack: {config.attack.method}, {config.attack.restarts} starts of {config.attack.steps} steps, "
-            "then beside the search"
+            f"attack: {config.attack.method}, a glance before anything is bounded, then {config.attack.restarts} "
+            f"starts of {config.attack.steps} steps, and more beside the search"
         )
     if unbounded:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")

@@ -42,7 +42,9 @@ class BranchingConfig:
     """How a domain is split."""
 
     method: str = setting("sensitivity", "branching heuristic", basic=True, choices=("sensitivity", "widest"))
-    neurons: str = setting("kfsb", "heuristic that picks the neuron to split", choices=("babsr", "bbps", "gap", "kfsb"))
+    neurons: str = setting(
+        "kfsb", "heuristic that picks the neuron to split", choices=("babsr", "bbps", "gap", "kfsb", "local")
+    )
     points: str = setting(
         "auto",
         "where curved functions are split: at points that leave the least gap (tables), at the middle, or by tables "

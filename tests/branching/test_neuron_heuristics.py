@@ -27,7 +27,20 @@ def view(n: int, k: int, seed: int = 0, trial=None) -> View:
     trial = trial or (lambda columns: torch.zeros((*columns.shape, 2), dtype=torch.float64))
     below, true = t(), t().abs()
     return View(
-        t(), below, below + 2, below + true, t(), t(), t()[0], t().abs(), curve, free, -torch.ones(n), trial, trial
+        t(),
+        below,
+        below + 2,
+        below + true,
+        t(),
+        t(),
+        t()[0],
+        t().abs(),
+        curve,
+        free,
+        -torch.ones(n),
+        trial,
+        trial,
+        trial,
     )
 
 
@@ -56,7 +69,7 @@ def test_the_gap_names_the_neuron_whose_line_is_furthest_from_it():
     assert NEURONS["gap"](v, 4)[0].tolist() == [2, 0, 1, 3]
 
 
-@pytest.mark.parametrize("name", ["kfsb", "bbps"])
+@pytest.mark.parametrize("name", ["kfsb", "bbps", "local"])
 def test_filtering_takes_the_split_that_both_children_gain_from(name):
     gains = {0: (0.9, 0.0), 1: (0.4, 0.4), 2: (0.1, 0.1)}
 
@@ -70,6 +83,33 @@ def test_filtering_takes_the_split_that_both_children_gain_from(name):
     v = view(1, 5, trial=trial)
     v.free[:] = True
     assert NEURONS[name](v, 3)[0].tolist()[:2] == [1, 2]
+
+
+def test_a_local_estimate_sees_no_further_than_the_constant_before_a_kink():
+    """For ReLU what BaBSR takes the children to gain: with the line s z + b that the coefficient a asks for, and k the
+    constant before it, a ((1 - s) k - b) where z >= 0 and a (-s k - b) where z <= 0.
+    """
+    rng = np.random.default_rng(3)
+    program = Program(random_dense(rng, (3, 12, 9, 2)), torch.float64, "cpu")
+    c = torch.from_numpy(rng.normal(size=(1, 3)))
+    trace = crown_trace(program, c - 0.6, c + 0.6, 1 << 26)
+    rows, const = torch.from_numpy(rng.normal(size=(1, 1, 2))), torch.zeros((1, 1), dtype=torch.float64)
+    b = Bounder(trace, (rows, rows, const), program, NEURONS["local"])
+    r = b.relaxation
+    none, empty = torch.zeros((1, 0), dtype=torch.int64), torch.zeros((1, 0), dtype=torch.float64)
+    alpha, upper = torch.from_numpy(rng.random((1, r.width))), r.upper_slopes[None].clone()
+    one, slot = torch.ones((1, 1), dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    kept = Cases(slot, none, empty, empty, alpha, upper, empty, one, -one[:, 0], none, empty)
+    lines, m = r.lines(kept.splits), kept.multipliers(torch.float64)
+    walk = Pass(r, Start(program.output, rows=rows[:1], const=const[:1]), lines, kept.splits)
+    parent, l, u = walk.backward(m), r.lower, r.upper
+    can = torch.nonzero((l < 0) & (u > 0)).squeeze(1)
+    found = b.shortcut(kept, lines, m, can[None], planes=False)
+    a, k, chord = walk.coef[0, can], b.bias[can], (u / (u - l))[can]
+    s, offset = torch.where(a > 0, alpha[0, can], chord), torch.where(a > 0, 0.0, -chord * l[can])
+    for side, slope in ((0, 1.0), (1, 0.0)):
+        assert torch.allclose(found[0, :, side] - parent, a * ((slope - s) * k - offset), rtol=1e-9, atol=1e-9)
+    assert len(can) > 4 and bool((a > 0).any()) and bool((a < 0).any()) and bool((k != 0).all())
 
 
 def test_best_ignores_what_is_not_a_number():

@@ -220,12 +220,23 @@ def test_a_search_that_is_further_keeps_its_tree(monkeypatch):
     assert len(traces) > 1 and all(old is new for (_, new), (old, _) in zip(traces, traces[1:]))
 
 
-def test_a_search_that_ends_soon_is_let_alone():
+@pytest.mark.parametrize(
+    ("course", "seconds", "ending"),
+    [
+        ([(0.0, 1.0), (1.0, 0.1)], 0.2, True),  # 0.9 closed in a second, 0.1 to go
+        ([(0.0, 1.0), (1.0, 0.1)], 0.1, False),
+        ([(0.0, 1.0), (1.0, 0.9)], 1.0, False),
+        ([(0.0, 1.0), (1.0, 1.0)], 1e9, False),
+        ([(0.0, 1.0), (1.0, 0.4), (2.0, 0.39), (3.0, 0.39), (4.0, 0.39)], 1e9, False),  # quick at first, then stuck
+        ([(0.0, 1.0), (1.0, 1.0), (2.0, 0.9), (3.0, 0.5), (4.0, 0.1)], 0.3, True),  # slow at first
+        ([(0.0, 0.3), (2.0, 0.2), (4.0, 0.1)], 2.5, True),  # an old tree that goes on
+        ([(3.0, 0.3)], 1e9, False),  # nothing is known
+    ],
+)
+def test_a_search_that_ends_soon_is_let_alone(course, seconds, ending):
     s = NeuronSearch.__new__(NeuronSearch)
-    for open, searched, seconds, ending in ((0.1, 1.0, 1.0, True), (0.9, 1.0, 1.0, False), (1.0, 1.0, 1e9, False)):
-        s.cases = type("Held", (), {"held": None})
-        s._share = lambda held, open=open: open
-        assert s._ending(searched, seconds) is ending
+    s.course = course
+    assert s._ending(seconds) is ending
 
 
 def test_what_trees_that_are_given_up_set_aside_does_not_count(monkeypatch):

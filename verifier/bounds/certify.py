@@ -146,11 +146,11 @@ class Certifier:
             l.new_zeros((1, 1)) if t is None else t.reshape(1, -1)[:, slice(None) if site.index is None else site.index]
             for t in self.base.lines[k]
         ]
-        parts, finite = [], torch.isfinite(l) & torch.isfinite(u)  # what `offsets` asks for
+        parts, finite = [], torch.isfinite(l) & torch.isfinite(u)  # what `offset` asks for
         l, u = torch.where(finite, l, 0.0), torch.where(finite, u, 0.0)
         for side, slope in ((0, m.alpha[:, site.cut]), (1, m.upper[:, site.curved])):
             s = torch.nan_to_num(slope.to(dtype), nan=0.0, posinf=0.0, neginf=0.0)
-            offset = op.offsets(l, u, s)[side]
+            offset = op.offset(l, u, s, side == 0)
             known = finite & torch.isfinite(offset)
             parts += [torch.where(known, s, root[2 * side]), torch.where(known, offset, root[2 * side + 1])]
         return Lines(*parts)

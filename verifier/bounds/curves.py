@@ -109,7 +109,8 @@ def curves_of(op: Pointwise, l: Tensor, u: Tensor, lines: list[Tensor]) -> Curve
         everything = torch.stack([slope, *ends])
         least, most = everything.amin(0), everything.amax(0)
         knots = torch.stack([least, (least + slope) / 2, slope, (slope + most) / 2, most])
-        offsets = torch.stack([op.offsets(l, u, s)[which] for s in knots])
+        at = [op.offset(l, u, knots[k], which == 0) for k in (0, 1, 3, 4)]
+        offsets = torch.stack([*at[:2], lines[2 * which + 1], *at[2:]])
         step, rise = knots.diff(dim=0), offsets.diff(dim=0)
         wide = step > 1e-6 * (knots.abs().amax(0) + 1e-30)
         # A piece between two slopes that are as good as equal says nothing that the default line's offset does not.

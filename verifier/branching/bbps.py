@@ -24,6 +24,8 @@ Symbols: N domains, C candidates, m input dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,11 @@ EACH = 24  # candidates from each score
 @NEURONS.add("bbps")
 def bbps(v: View, count: int) -> Tensor:
     """(N, count) columns, the one with the best estimate first."""
+    return compared(v, v.shortcut, count)
+
+
+def compared(v: View, estimate: Callable[[Tensor], Tensor], count: int) -> Tensor:
+    """(N, count) columns: the candidates by their children's estimated bounds (N, C, 2), then others by gap."""
     scores = (babsr_score(v), gap_score(v))
     candidates = first_of(torch.cat([best(s, v.free, EACH) for s in scores], 1), 2 * EACH)
-    return ranked(v, candidates, v.shortcut(candidates), best(scores[1], v.free, count), count)
+    return ranked(v, candidates, estimate(candidates), best(scores[1], v.free, count), count)

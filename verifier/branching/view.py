@@ -23,7 +23,8 @@ class View:
     products that read them, halved, and `true` the same at the minimiser, `below` being 0.
 
     Columns (N, C), -1 for none, to bounds (N, C, 2) of both children: `trial` by backward passes with multipliers as
-    they are, `shortcut` by planes kept from the root.
+    they are, `shortcut` by planes kept from the root, `local` by what an estimate sees that stops at the constant of
+    the affine step before.
     """
 
     coef: Tensor
@@ -39,6 +40,7 @@ class View:
     score: Tensor
     trial: Callable[[Tensor], Tensor]
     shortcut: Callable[[Tensor], Tensor]
+    local: Callable[[Tensor], Tensor]
     pairs: tuple[Tensor, Tensor] | None = None
 
     def together(self, score: Tensor) -> Tensor:

@@ -41,12 +41,11 @@ class PiecewiseLinear(Pointwise):
             slopes += [chord(l, torch.full_like(l, p), fl, fp), chord(torch.full_like(l, p), u, fp, fu)]
         return slopes, slopes
 
-    def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = super().offsets(l, u, s)
+    def offset(self, l: Tensor, u: Tensor, s: Tensor, low: bool) -> Tensor:
         # On a single piece through the origin's line with the piece's own slope there is nothing to round: f(x) = s x
         # exactly.
         exact = (self._piece(l, u) == s) & self._through_origin(l, u)
-        return torch.where(exact, 0.0, low), torch.where(exact, 0.0, high)
+        return torch.where(exact, 0.0, super().offset(l, u, s, low))
 
     def end_slopes(self, l: Tensor, u: Tensor) -> list[Tensor]:
         return [self._slope_at(l), self._slope_at(u)]

@@ -165,13 +165,15 @@ class Pointwise(Nonlinear):
 
     def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The lower and upper offset for slope s on [l, u], rounded outward; s, l, u finite and l <= u."""
-        box = l, u
+        return self.offset(l, u, s, True), self.offset(l, u, s, False)
+
+    def offset(self, l: Tensor, u: Tensor, s: Tensor, low: bool) -> Tensor:
+        """The lower offset alone, or the upper one."""
+        box, side = (l, u), 0 if low else 1
         l, u = self.within(l, u)
-        fl, fu = self.f(l), self.f(u)
-        dips, peaks = self.stationary(l, u, s)
-        below, above = self.poles(l, u)
-        low = self._extreme(l, u, s, fl, fu, dips, below, True)[0]
-        return self._unknown(*box, low, self._extreme(l, u, s, fl, fu, peaks, above, False)[0])
+        places, pole = self.stationary(l, u, s)[side], self.poles(l, u)[side]
+        found, out = self._extreme(l, u, s, self.f(l), self.f(u), places, pole, low)[0], self.outside(*box)
+        return found if out is None else torch.where(out, -torch.inf if low else torch.inf, found)
 
     def _extreme(
         self,

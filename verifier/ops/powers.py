@@ -154,8 +154,8 @@ class Patchwork(Pointwise):
     def loose(self, l: Tensor, u: Tensor) -> Tensor:
         return self._merge(lambda op: (op.loose(l, u),))[0]
 
-    def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        return self._merge(lambda op: op.offsets(l, u, s))
+    def offset(self, l: Tensor, u: Tensor, s: Tensor, low: bool) -> Tensor:
+        return self._merge(lambda op: (op.offset(l, u, s, low),))[0]
 
     def relax(self, l: Tensor, u: Tensor) -> Lines:
         return Lines(*self._merge(lambda op: op.relax(l, u)))

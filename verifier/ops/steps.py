@@ -74,10 +74,9 @@ class Stairs(Pointwise):
         """Where the step into k is."""
         return (k - self.lag) * self.unit
 
-    def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = super().offsets(l, u, s)
+    def offset(self, l: Tensor, u: Tensor, s: Tensor, low: bool) -> Tensor:
         flat = s == 0  # nothing is rounded
-        return torch.where(flat, self.below(l), low), torch.where(flat, self.above(u), high)
+        return torch.where(flat, self.below(l) if low else self.above(u), super().offset(l, u, s, low))
 
 
 @OPS.add("Floor")

@@ -66,22 +66,19 @@ class Table(PiecewiseLinear):
         other = torch.where(s == 0, 0.0, (s * x).abs())
         return info.eps * (6 * (self.intercept[k].abs() + product + other) + 2 * self.reach[k]) + 4 * info.tiny
 
-    def offsets(self, l: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        low = high = None
+    def offset(self, l: Tensor, u: Tensor, s: Tensor, low: bool) -> Tensor:
+        out, pick, gather = (-1, torch.minimum, torch.amin) if low else (1, torch.maximum, torch.amax)
+        best = None
         for x in (l, u):
-            g = self.f(x) - torch.where(s == 0, 0.0, s * x)
-            slack = self.slack(x, s)
-            below, above = g - slack, g + slack
-            low = below if low is None else torch.minimum(low, below)
-            high = above if high is None else torch.maximum(high, above)
+            value = self.f(x) - torch.where(s == 0, 0.0, s * x) + out * self.slack(x, s)
+            best = value if best is None else pick(best, value)
         size = (len(self.ends), *([1] * l.dim()))
         some = max(1, BLOCK // max(1, s.numel()))
         for p, y, sure in zip(*(t.reshape(size).split(some) for t in (self.ends, self.corners, self.sure))):
-            inside, product = (p > l) & (p < u), s * p
-            g, slack = y - product, sure + 6 * torch.finfo(l.dtype).eps * product.abs()
-            low = torch.minimum(low, torch.where(inside, g - slack, torch.inf).amin(0))
-            high = torch.maximum(high, torch.where(inside, g + slack, -torch.inf).amax(0))
-        return low, high
+            product = s * p
+            value = (y - product) + out * (sure + 6 * torch.finfo(l.dtype).eps * product.abs())
+            best = pick(best, gather(torch.where((p > l) & (p < u), value, -out * torch.inf), 0))
+        return best
 
     def interval(self, *boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         l, u = boxes[0]
@@ -94,10 +91,10 @@ class Table(PiecewiseLinear):
         x = torch.stack([a, b, *(torch.full_like(a, p).clamp(a, b) for p in self.points)])
         y = self.f(x)
         sides: list[Tensor] = []
-        for side, sign in enumerate((1, -1)):
+        for sign in (1, -1):
             best: tuple[Tensor, ...] | None = None
             for s in self._supports(a, b, x, y, sign):
-                offset = self.offsets(a, b, s)[side]
+                offset = self.offset(a, b, s, sign > 0)
                 height = sign * (s * (a + (b - a) / 2) + offset)
                 if best is None:
                     best = (height, s, offset)

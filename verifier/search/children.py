@@ -37,7 +37,7 @@ class Children:
         """Per column the constant of the affine step before it."""
         r = self.relaxation
         bias = torch.zeros_like(r.lower)
-        for site in r.sites.values():
+        for site in r.readers:
             offset = r.trace.offsets.get(site.value)
             if offset is not None:
                 bias[site.cut] = offset if site.index is None else offset[site.index]
@@ -112,6 +112,7 @@ class Children:
             thick[:, f] = 2 * price * width * (1 / 2) / (3 / 4)
         trial = lambda columns: self.trial(kept, lines, m, columns)
         shortcut = lambda columns: self.shortcut(kept, lines, m, columns, walked)
+        local = lambda columns: self.shortcut(kept, lines, m, columns, walked, planes=False)
         view = View(
             coef,
             below,
@@ -126,6 +127,7 @@ class Children:
             kept.score,
             trial,
             shortcut,
+            local,
             r.kin.sums() if r.factors or len(r.kin.twins) else None,
         )
         return view, price
@@ -238,9 +240,10 @@ class Children:
         m: Multipliers,
         columns: Tensor,
         walked: tuple[Pass, Tensor] | None = None,
+        planes: bool = True,
     ) -> Tensor:
         """The same as `trial` from planes of the whole region: see `verifier.branching.bbps`. `walked`: as `_walked`
-        gives it, if that is at hand.
+        gives it, if that is at hand. Without `planes`, what `verifier.branching.local` describes.
         """
         r, (walk, lb) = self.relaxation, walked or self._walked(kept, lines, m)
         owner, place = torch.nonzero(columns >= 0, as_tuple=True)
@@ -250,8 +253,6 @@ class Children:
             return bounds
         l, u = self._ends(kept)
         point = self._points(columns, l, u)[owner, place]
-        around = self.planes.middle
-        middle, moving = torch.mv(walk.plane, around.c)[owner], walk.plane[:, around.moving][owner]
         for side in (0, 1):
             low, high, row, less = self._narrowed(l, u, owner, column, point, side)
             a = walk.coef[owner[row], less]
@@ -261,19 +262,31 @@ class Children:
             more = lb.new_zeros(len(owner)).index_add_(0, row, a * (new[1] - old[1]))
             if r.factors:
                 self._term_changes(walk, (l, u), (low, high), owner, column, changes, more)
-            plane, height = moving.clone(), middle + walk.bias[owner] + more
             which, entry, d = (torch.cat(t) for t in zip(*changes))
-            step = max(1, SHORTCUT_ENTRIES // max(1, 2 * plane.shape[1]))
-            for at in range(0, len(which), step):
-                part = slice(at, at + step)
-                both = self.planes.of(r.kin.first[entry[part]])
-                above, below = both.at((slice(None), 0)), both.at((slice(None), 1))  # of the value, and of it negated
-                up, down = d[part].clamp(min=0), -d[part].clamp(max=0)
-                plane.index_add_(0, which[part], up[:, None] * above.a + down[:, None] * below.a)
-                height.index_add_(0, which[part], up * above.mid.to(d.dtype) + down * below.mid.to(d.dtype))
-            estimate = height - torch.mv(plane.abs_(), around.r)
-            bounds[owner, place, side] = torch.maximum(torch.nan_to_num(estimate, nan=-torch.inf), lb[owner])
+            entry = r.kin.first[entry]
+            if planes:
+                estimate = torch.maximum(self._at_input(walk, owner, more, which, entry, d), lb[owner])
+            else:
+                estimate = lb[owner] + more.index_add_(0, which, d * self.bias[entry])
+            bounds[owner, place, side] = torch.nan_to_num(estimate, nan=-torch.inf)
         return bounds
+
+    def _at_input(self, walk: Pass, owner: Tensor, more: Tensor, which: Tensor, entry: Tensor, d: Tensor) -> Tensor:
+        """The bounds (M,) of children of domains `owner` (M,), whose rows gain `more` (M,) and d (T,) times the values
+        of the columns `entry` (T,) in child `which` (T,), by the region's planes of these values.
+        """
+        around = self.planes.middle
+        plane, height = walk.plane[:, around.moving][owner], torch.mv(walk.plane, around.c)[owner]
+        height = height + walk.bias[owner] + more
+        step = max(1, SHORTCUT_ENTRIES // max(1, 2 * plane.shape[1]))
+        for at in range(0, len(which), step):
+            part = slice(at, at + step)
+            both = self.planes.of(entry[part])
+            above, below = both.at((slice(None), 0)), both.at((slice(None), 1))  # of the value, and of it negated
+            up, down = d[part].clamp(min=0), -d[part].clamp(max=0)
+            plane.index_add_(0, which[part], up[:, None] * above.a + down[:, None] * below.a)
+            height.index_add_(0, which[part], up * above.mid.to(d.dtype) + down * below.mid.to(d.dtype))
+        return height - torch.mv(plane.abs_(), around.r)
 
     def _term_changes(
         self,

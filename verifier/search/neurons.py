@@ -67,6 +67,7 @@ class NeuronSearch(Search):
         self.roots, self.gap = 1, 0.0  # cases that the region's trees began with, and by what these missed, in all
         self.trace: Trace | None = None  # the tightest of the region so far
         self.reached = 0.0  # by what roots on that missed
+        self.course: list[tuple[float, float]] = []  # seconds since trees were planted, and how much was open then
         self.clauses = Clauses(self.stats)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0, "cases of intermediate values": 0}
         self.seconds |= {"root": 0.0, "tightening": 0.0, "refining": 0.0, "clauses": 0.0}
@@ -94,10 +95,11 @@ class NeuronSearch(Search):
         """How much of the region's trees cases are, a split counting as a half."""
         return float(torch.exp2(-(cases.column >= 0).sum(1).double()).sum()) / self.roots
 
-    def _ending(self, searched: float, seconds: float) -> bool:
-        """Whether a search that took `searched` seconds so far promises to end within `seconds`."""
-        open = self._share(self.cases.held)
-        return open < 1 and searched * open / (1 - open) < seconds
+    def _ending(self, seconds: float) -> bool:
+        """Whether trees that go on closing as they did in the second half of their time are closed in `seconds`."""
+        now, open = self.course[-1]
+        then, before = next((t, s) for t, s in reversed(self.course) if t <= (now + self.course[0][0]) / 2)
+        return open * (now - then) < seconds * (before - open)
 
     def _region(self, index: int) -> Generator[None, None, bool]:
         """Searches a region; whether it came to an end. Cases are left waiting where it ends before all disjuncts are
@@ -112,7 +114,7 @@ class NeuronSearch(Search):
         if trace is not None and self._over():
             return False
         bounder = self._plant(trace, root) if trace is not None else None
-        rooted = time.monotonic()
+        rooted, self.course = time.monotonic(), []
         self.seconds["root"] += rooted - begin
         coarse, mark, rest = True, self.seconds["bounds"], min(FIRST_LOOK, rooted - begin)
         while len(self.cases):
@@ -122,12 +124,13 @@ class NeuronSearch(Search):
             limit = self.config.search.max_rounds
             whole = limit == 1  # the root is a round: where there is no other, no pains are spared for its bounds
             searched, now = self.seconds["bounds"] - mark, time.monotonic()
-            if coarse and whole or searched > rest and (coarse or not self._ending(searched, now - begin)):
+            self.course.append((searched, self._share(self.cases.held)))
+            if coarse and whole or searched > rest and (coarse or not self._ending(now - begin)):
                 if coarse:
                     bounder, gained = self._tighten(bounder, root), True
                 else:
                     bounder, gained = self._refine(bounder, root, now - begin)
-                coarse, mark = False, self.seconds["bounds"]
+                coarse, mark, self.course = False, self.seconds["bounds"], []
                 rest = PATIENCE * max(rest, time.monotonic() - now) if gained else math.inf
                 continue
             if whole:

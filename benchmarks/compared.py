@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 from verifier import settings
 from verifier.api import verify
@@ -32,6 +33,22 @@ class Way:
 
     words: tuple[str, ...] = ()
     within: AbstractContextManager = field(default_factory=nullcontext)  # entered once per run
+
+
+class Without:
+    """A part replaced in each run."""
+
+    def __init__(self, *parts: tuple[object, dict]):
+        self.parts = parts
+
+    def __enter__(self) -> None:
+        self.patches = [patch.multiple(owner, **changes) for owner, changes in self.parts]
+        for p in self.patches:
+            p.start()
+
+    def __exit__(self, *error) -> None:
+        for p in self.patches:
+            p.stop()
 
 
 def instances(folder: Path) -> list[dict[str, str]]:

@@ -13,27 +13,10 @@ usage: python benchmarks/splitting.py FOLDER… [--cap 120] [--ways default,babs
 """
 
 from dataclasses import replace
-from unittest.mock import patch
 
-from compared import Way, compare
+from compared import Way, Without, compare
 
 from verifier.search import neurons, refine
-
-
-class Without:
-    """A part replaced in each run."""
-
-    def __init__(self, *parts: tuple[object, dict]):
-        self.parts = parts
-
-    def __enter__(self) -> None:
-        self.patches = [patch.multiple(owner, **changes) for owner, changes in self.parts]
-        for p in self.patches:
-            p.start()
-
-    def __exit__(self, *error) -> None:
-        for p in self.patches:
-            p.stop()
 
 
 def still(module, *names: str) -> tuple[object, dict]:

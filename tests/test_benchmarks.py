@@ -38,11 +38,11 @@ def test_the_dual_benchmark_prints_what_a_step_costs(monkeypatch, capsys):
     assert "plain passes" in out and "domains/s" in out
 
 
-def test_comparisons_run_every_way_and_agree(monkeypatch, capsys):
-    splitting = importlib.import_module("splitting")
-    args = ["splitting.py", str(FOLDER / "digits"), "--only", "3", "--cap", "20", "--set", "search.split=neurons"]
-    monkeypatch.setattr(sys, "argv", args)
-    importlib.import_module("compared").compare("", splitting.WAYS)
+@pytest.mark.parametrize(("name", "more"), [("splitting", ["--set", "search.split=neurons"]), ("strategy", [])])
+def test_comparisons_run_every_way_and_agree(name, more, monkeypatch, capsys):
+    ways = importlib.import_module(name).WAYS
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(FOLDER / "digits"), "--only", "3", "--cap", "20", *more])
+    importlib.import_module("compared").compare("", ways)
     lines = capsys.readouterr().out.splitlines()
-    for way in splitting.WAYS:
+    for way in ways:
         assert any(line.strip().startswith(f"{way} ") and "1/  1" in line for line in lines)

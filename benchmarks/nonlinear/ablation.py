@@ -4,7 +4,9 @@ neuron and a point.
     plain          bounds at the root alone, optimised at length, intermediate ones too; nothing is split
     relu           only piecewise linear functions are split, by kfsb; where a network has none that is unstable this is
                    plain (but for intermediate bounds, which are left as they are): all but the transformers here
-    babsr middle   curves as well, by the score of one backward pass, at the middle of their intervals
+    local middle   curves as well, by an estimate that ends at the affine step before the neuron (the paper's baseline,
+                   which it calls BaBSR-like), at the middle of their intervals
+    babsr middle   by the score of one backward pass: what a neuron's lines cost the bound, wherever that is lost
     bbps middle    by planes kept from the root
     bbps tables    the same, at points that leave the least gap
     kfsb middle    by trials of the best few
@@ -17,7 +19,7 @@ Every mode is a run of `verify bench` with the defaults but for these settings, 
 says, in a folder of its own below `--out`; what was ended goes on there. Printed for each mode: instances verified
 (unsat) and falsified (sat), mean seconds over all of them with the whole allowance for those not decided, and domains
 bounded as the geometric mean over the instances that both this mode and the reference prove, beside the reference's
-own. The reference is babsr middle. `verify bench` contradicting itself is told.
+own. The reference is local middle. `verify bench` contradicting itself is told.
 
 usage: python benchmarks/nonlinear/ablation.py [--cap 60] [--limit N] [--jobs N] [--modes plain,relu,…] [--out DIR]
 """
@@ -34,10 +36,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-REFERENCE = "babsr middle"
+REFERENCE = "local middle"
 MODES = {
     "plain": ("search.max_rounds=1",),
     "relu": ("branching.curves=false",),
+    "local middle": ("branching.neurons=local", "branching.points=middle"),
     "babsr middle": ("branching.neurons=babsr", "branching.points=middle"),
     "bbps middle": ("branching.neurons=bbps", "branching.points=middle"),
     "bbps tables": ("branching.neurons=bbps", "branching.points=tables"),

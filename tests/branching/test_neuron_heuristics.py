@@ -17,6 +17,7 @@ from verifier.search.bounder import Bounder
 from verifier.search.cases import Cases
 
 NEURONS.load()
+D = torch.float64
 
 
 def view(n: int, k: int, seed: int = 0, trial=None) -> View:
@@ -26,22 +27,8 @@ def view(n: int, k: int, seed: int = 0, trial=None) -> View:
     curve = torch.arange(k) % 2 == 0
     trial = trial or (lambda columns: torch.zeros((*columns.shape, 2), dtype=torch.float64))
     below, true = t(), t().abs()
-    return View(
-        t(),
-        below,
-        below + 2,
-        below + true,
-        t(),
-        t(),
-        t()[0],
-        t().abs(),
-        curve,
-        free,
-        -torch.ones(n),
-        trial,
-        trial,
-        trial,
-    )
+    lines, estimates = (t(), below, below + 2, below + true, t(), t()), (trial, trial, trial)
+    return View(*lines, t()[0], t().abs(), curve, free, -torch.ones(n), *estimates)
 
 
 @pytest.mark.parametrize("name", sorted(NEURONS))
@@ -163,6 +150,23 @@ def test_trials_of_shared_values_and_factors_are_the_children_s_bounds(seed):
             assert bool((near[:, place, side] >= parent - 1e-12).all())
             gained += int((near[:, place, side] > parent + 1e-9).sum())
     assert gained
+
+
+def test_a_shortcut_that_is_not_a_number_is_the_parent_s_bound(monkeypatch):
+    rng = np.random.default_rng(0)
+    program = Program(random_dense(rng, (3, 6, 5, 2)), torch.float64, "cpu")
+    c = torch.from_numpy(rng.normal(size=(1, 3)))
+    trace = crown_trace(program, c - 0.6, c + 0.6, 1 << 26)
+    rows, const = torch.from_numpy(rng.normal(size=(1, 1, 2))), torch.zeros((1, 1), dtype=torch.float64)
+    b = Bounder(trace, (rows, rows, const), program, NEURONS["bbps"])
+    r = b.relaxation
+    none, empty = torch.zeros((1, 0), dtype=torch.int64), torch.zeros((1, 0), dtype=torch.float64)
+    one, slot = torch.ones((1, 1), dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    kept = Cases(slot, none, empty, empty, r.alpha[None], r.upper_slopes[None], empty, one, -one[:, 0], none, empty)
+    lines, m = r.lines(kept.splits), kept.multipliers(torch.float64)
+    parent = Pass(r, Start(program.output, rows=rows, const=const), lines, kept.splits).backward(m)
+    monkeypatch.setattr(Bounder, "_at_input", lambda self, walk, owner, *a: torch.full_like(owner, torch.nan, dtype=D))
+    assert bool((b.shortcut(kept, lines, m, torch.arange(r.width)[None]) == parent).all())
 
 
 @pytest.mark.parametrize("seed", range(4))

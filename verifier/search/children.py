@@ -265,10 +265,11 @@ class Children:
             which, entry, d = (torch.cat(t) for t in zip(*changes))
             entry = r.kin.first[entry]
             if planes:
-                estimate = torch.maximum(self._at_input(walk, owner, more, which, entry, d), lb[owner])
+                estimate = torch.nan_to_num(self._at_input(walk, owner, more, which, entry, d), nan=-torch.inf)
+                estimate = torch.maximum(estimate, lb[owner])
             else:
-                estimate = lb[owner] + more.index_add_(0, which, d * self.bias[entry])
-            bounds[owner, place, side] = torch.nan_to_num(estimate, nan=-torch.inf)
+                estimate = torch.nan_to_num(lb[owner] + more.index_add_(0, which, d * self.bias[entry]), nan=-torch.inf)
+            bounds[owner, place, side] = estimate
         return bounds
 
     def _at_input(self, walk: Pass, owner: Tensor, more: Tensor, which: Tensor, entry: Tensor, d: Tensor) -> Tensor:

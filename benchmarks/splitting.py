@@ -29,7 +29,7 @@ WAYS = {
     "no beta": Way(within=Without(still(neurons, "ROOT", "LEAF", "ROUND"), still(refine, "ROUND", "LAST"))),
     "no clauses": Way(("search.clauses=false",)),
     "no leaf LP": Way(within=Without((neurons, {"solve_leaf": lambda *a: None}))),
-    "no refining": Way(within=Without((neurons.NeuronSearch, {"_refine": lambda self, b, i, s: (b, False)}))),
+    "no refining": Way(("search.refine=false",)),
     "no clipping": Way(("clip.method=none",)),
     "babsr": Way(("branching.neurons=babsr",)),
 }

@@ -70,6 +70,7 @@ class SearchConfig:
         0.0, "memory the search may take in GiB; 0 takes half of what the device has free", basic=True, low=0.0
     )
     clauses: bool = setting(True, "learn from refuted cases which splits refute others (splitting neurons)")
+    refine: bool = setting(True, "branch on the bounds of values between when the search stalls (splitting neurons)")
     max_rounds: int = setting(
         0, "stop as unknown after so many rounds, 1 for bounds at the root alone; 0 means no limit", low=0
     )

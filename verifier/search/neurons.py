@@ -128,8 +128,10 @@ class NeuronSearch(Search):
             if coarse and whole or searched > rest and (coarse or not self._ending(now - begin)):
                 if coarse:
                     bounder, gained = self._tighten(bounder, root), True
-                else:
+                elif self.config.search.refine:
                     bounder, gained = self._refine(bounder, root, now - begin)
+                else:
+                    gained = False
                 coarse, mark, self.course = False, self.seconds["bounds"], []
                 rest = PATIENCE * max(rest, time.monotonic() - now) if gained else math.inf
                 continue

@@ -130,6 +130,24 @@ class Relaxation:
             mine = first[target]
             self.bendable[mine] &= ~self.bendable[first[source]]
 
+    def moved(self, new: Relaxation) -> tuple[Tensor, Tensor, Tensor]:
+        """For every column (K,): the column of the same entry in `new`, a relaxation of the same program and region, -1
+        where there is none; and the box of the entry there.
+        """
+        there = torch.full((self.width,), -1, dtype=torch.int64, device=self.lower.device)
+        low, high = torch.full_like(self.lower, -torch.inf), torch.full_like(self.lower, torch.inf)
+        places = {(s.step, s.slot): s for s in new.readers}
+        for site in self.readers:
+            c, l, u = site.cut, *(t.reshape(-1) for t in new.trace.boxes[site.value])
+            low[c], high[c] = (t if site.index is None else t[site.index] for t in (l, u))
+            if (site.step, site.slot) in places:
+                place = places[site.step, site.slot]
+                at = torch.full((len(l),), -1, dtype=torch.int64, device=there.device)
+                index = torch.arange(len(l), device=at.device) if place.index is None else place.index
+                at[index] = torch.arange(place.cut.start, place.cut.stop, device=at.device)
+                there[c] = at if site.index is None else at[site.index]
+        return there, low, high
+
     @cached_property
     def terms(self) -> Terms:
         """The terms of products, for those who compare splits by them: many in networks with attention."""

@@ -61,10 +61,10 @@ class Cases(Arrays):
 
     @classmethod
     def join(cls, parts: list[Cases]) -> Cases:
-        """One after another; split lists are padded to the longest."""
+        """One after another; lists of splits and of columns to look at are padded to the longest."""
         parts = [p for p in parts if len(p)] or parts[:1]
-        width = max(p.column.shape[1] for p in parts)
-        return super().join([p.padded(width) for p in parts])
+        width, looked = (max(t.shape[1] for t in ts) for ts in zip(*((p.column, p.look) for p in parts)))
+        return super().join([p.padded(width, looked) for p in parts])
 
     def boxes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor] | None:
         """Boxes (D, K) of the columns, within the root's (K,); None where clipping is off."""
@@ -72,19 +72,14 @@ class Cases(Arrays):
             return None
         return torch.maximum(self.low.to(lower.dtype), lower), torch.minimum(self.high.to(upper.dtype), upper)
 
-    def padded(self, width: int) -> Cases:
-        """The same with room for `width` splits at least."""
-        more = width - self.column.shape[1]
-        if more <= 0:
-            return self
-        pad = torch.nn.functional.pad
-        wide = {
-            "column": pad(self.column, (0, more), value=-1),
-            "sign": pad(self.sign, (0, more)),
-            "point": pad(self.point, (0, more)),
-            "beta": pad(self.beta, (0, more)),
-        }
-        return Cases(**{**self.__dict__, **wide})
+    def padded(self, width: int, looked: int = 0) -> Cases:
+        """The same with room for `width` splits and `looked` columns to look at, at least."""
+        wide = dict(self.__dict__)
+        for least, none, *names in ((width, "column", "sign", "point", "beta"), (looked, "look", "matter")):
+            more = least - wide[none].shape[1]
+            for name in (none, *names) if more > 0 else ():
+                wide[name] = torch.nn.functional.pad(wide[name], (0, more), value=-1 if name == none else 0)
+        return Cases(**wide)
 
     @property
     def splits(self) -> Splits:
@@ -112,6 +107,57 @@ def roots(r: Relaxation, slot: Tensor, weights: Tensor, preferred: int) -> Cases
         slot.new_full((n, preferred), -1),
         r.alpha.new_zeros((n, preferred)),
     )
+
+
+def moved(cases: Cases, old: Relaxation, new: Relaxation) -> Cases:
+    """Cases of a relaxation as cases of another one of the same program and region. Nothing is preferred in them: they
+    are to be bounded before they can be split.
+
+    Sound: a case is dropped only where one of its splits holds nowhere on the new box, which has all values there are.
+    Splits that hold on all of it, or whose entries have no column there, are left out; that makes a case no smaller.
+    What clipping knows of the case's counterexamples stays true.
+    """
+    there, low, high = old.moved(new)
+    first = there if new.kin is None else torch.where(there >= 0, new.kin.first[there.clamp(min=0)], -1)
+    real, j, up = cases.column >= 0, cases.column.clamp(min=0), cases.sign > 0
+    never = real & torch.where(up, high[j] < cases.point, low[j] > cases.point)
+    sure = torch.where(up, low[j] >= cases.point, high[j] <= cases.point)
+    column = torch.where(real & ~sure, first[j], -1)
+    order = torch.argsort((column < 0).to(torch.uint8), dim=1, stable=True)  # real ones first, as `split` wants them
+    column, sign, point, beta = (t.gather(1, order) for t in (column, cases.sign, cases.point, cases.beta))
+
+    alpha, upper = (t.expand(len(cases), -1).half() for t in (new.alpha, new.upper_slopes))
+    c = torch.nonzero(there >= 0).squeeze(1)
+    alpha[:, there[c]] = cases.alpha[:, c]
+    b = c[(old.curve_of[c] >= 0) & (new.curve_of[there[c]] >= 0)]
+    upper[:, new.curve_of[there[b]]] = cases.upper[:, old.curve_of[b]]
+    if cases.low.shape[1]:
+        far = cases.low.new_full((len(cases), new.width), torch.inf)
+        least, most = -far, far
+        least[:, there[c]], most[:, there[c]] = cases.low[:, c], cases.high[:, c]
+    else:
+        least, most = cases.low, cases.high
+    found = Cases(
+        cases.slot,
+        column,
+        sign,
+        point,
+        alpha,
+        upper,
+        beta,
+        cases.weights,
+        cases.score,
+        torch.full_like(cases.prefer, -1),
+        torch.zeros_like(cases.where),
+        least,
+        most,
+        cases.g,
+        cases.mid,
+        cases.reach,
+        cases.look[:, :0],
+        cases.matter[:, :0],
+    )
+    return found.take(~never.any(1))
 
 
 def split(parents: Cases, levels: int) -> Cases:

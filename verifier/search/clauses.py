@@ -192,18 +192,7 @@ class Clauses:
         """Takes the clauses to new boxes of the same region, whose columns are others."""
         if not len(self):
             return
-        there = torch.full((old.width,), -1, dtype=torch.int64, device=self.key.device)
-        low, high = torch.full_like(old.lower, -torch.inf), torch.full_like(old.lower, torch.inf)
-        places = {(s.step, s.slot): s for s in new.readers}
-        for site in old.readers:
-            c, l, u = site.cut, *(t.reshape(-1) for t in new.trace.boxes[site.value])
-            low[c], high[c] = (t if site.index is None else t[site.index] for t in (l, u))
-            if (site.step, site.slot) in places:
-                place = places[site.step, site.slot]
-                at = torch.full((len(l),), -1, dtype=torch.int64, device=there.device)
-                index = torch.arange(len(l), device=at.device) if place.index is None else place.index
-                at[index] = torch.arange(place.cut.start, place.cut.stop, device=at.device)
-                there[c] = at if site.index is None else at[site.index]
+        there, low, high = old.moved(new)
         if new.kin is not None:  # those that speak for others are split
             there = torch.where(there >= 0, new.kin.first[there.clamp(min=0)], -1)
         real, column, up = self.key >= 0, self.key.clamp(min=0) >> 1, (self.key & 1).bool()

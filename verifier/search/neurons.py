@@ -30,7 +30,7 @@ from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
 from verifier.search.bab import Parts, Search
 from verifier.search.bounder import CHUNK_BYTES, Bounded, Bounder, tables
-from verifier.search.cases import Cases, roots, split
+from verifier.search.cases import Cases, moved, roots, split
 from verifier.search.clauses import Clauses
 from verifier.search.domains import Pool
 from verifier.search.leaves import certified, explicit, solve_leaf
@@ -41,9 +41,10 @@ from verifier.search.sides import Sides
 PREFERRED = 6  # columns remembered per case, for splits of several levels
 FIRST_LOOK = 2.0  # seconds of search, at most as long as the root took, before intermediate boxes are optimised
 TIGHTENING_SHARE = 0.2  # of the time that is left
-PATIENCE = 1.0  # of the time that the last work on the root took, to be searched before the next
+PATIENCE = 0.25  # of the time that the last work on the root took, to be searched before the next
+SOON = 0.25  # of the region's time so far: trees that end in less than that are let alone
 REFINING_SHARE = 0.5  # of the time that is left
-GAINED = 0.9  # boxes that leave less of the roots' distance to a refutation are worth branching on again
+GAINED = 0.9  # boxes that leave less of the roots' distance to a refutation are soon worth branching on again
 TABLE_SHARE = 0.05  # of the time that is left, for making a table of split points
 FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
@@ -64,9 +65,7 @@ class NeuronSearch(Search):
             lambda: TABLE_SHARE * deadline.left(),
         )
         self.cases: Pool[Cases] = Pool(parts.memory)
-        self.roots, self.gap = 1, 0.0  # cases that the region's trees began with, and by what these missed, in all
-        self.trace: Trace | None = None  # the tightest of the region so far
-        self.reached = 0.0  # by what roots on that missed
+        self.roots, self.gap = 1, 0.0  # disjuncts that are open at the root, and by what they miss there, in all
         self.course: list[tuple[float, float]] = []  # seconds since trees were planted, and how much was open then
         self.clauses = Clauses(self.stats)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0, "cases of intermediate values": 0}
@@ -117,6 +116,7 @@ class NeuronSearch(Search):
         rooted, self.course = time.monotonic(), []
         self.seconds["root"] += rooted - begin
         coarse, mark, rest = True, self.seconds["bounds"], min(FIRST_LOOK, rooted - begin)
+        last = 0.0 if self.config.search.refine else math.inf  # seconds that intermediate boxes were branched on
         while len(self.cases):
             yield
             if self._over():
@@ -125,15 +125,15 @@ class NeuronSearch(Search):
             whole = limit == 1  # the root is a round: where there is no other, no pains are spared for its bounds
             searched, now = self.seconds["bounds"] - mark, time.monotonic()
             self.course.append((searched, self._share(self.cases.held)))
-            if coarse and whole or searched > rest and (coarse or not self._ending(now - begin)):
+            budget = min(now - begin, REFINING_SHARE * self.deadline.left())
+            stuck = budget > last and not self._ending(SOON * (now - begin))  # less than last time finds nothing new
+            if coarse and whole or searched > rest and (coarse or stuck):
                 if coarse:
                     bounder, gained = self._tighten(bounder, root), True
-                elif self.config.search.refine:
-                    bounder, gained = self._refine(bounder, root, now - begin)
                 else:
-                    gained = False
+                    (bounder, gained), last = self._refine(bounder, root, budget), budget
                 coarse, mark, self.course = False, self.seconds["bounds"], []
-                rest = PATIENCE * max(rest, time.monotonic() - now) if gained else math.inf
+                rest = PATIENCE * max(rest, time.monotonic() - now) if gained else now - begin
                 continue
             if whole:
                 bounded = bounder.bound(self.cases.pop(len(self.cases)), LEAF, PREFERRED)
@@ -173,52 +173,53 @@ class NeuronSearch(Search):
         return Bounder(trace, rows, fine, self.heuristic, chunk, self.points, curves, method)
 
     def _tighten(self, bounder: Bounder, root: Root) -> Bounder | None:
-        """Optimises the intermediate boxes and starts the search of the disjuncts that are still open over on them."""
+        """Optimises the intermediate boxes; None where that settles the region."""
         begin = time.monotonic()
-        root.reopen(self.cases.pop(len(self.cases)).slot)
-        budget = TIGHTENING_SHARE * self.deadline.left()
-        trace = tightened(bounder.relaxation.trace, self.parts.limit.rows, budget)
-        old = bounder.relaxation
+        held = self._lifted(root)
+        trace = tightened(bounder.relaxation.trace, self.parts.limit.rows, TIGHTENING_SHARE * self.deadline.left())
         try:
-            bounder = self._plant(trace, root)
+            return self._moved(held, bounder, trace, root)
         finally:
             self.seconds["tightening"] += time.monotonic() - begin
-        if bounder is not None:
-            self.clauses.moved(old, bounder.relaxation)
-        return bounder
 
     def _refine(self, bounder: Bounder, root: Root, seconds: float) -> tuple[Bounder | None, bool]:
-        """Branches on the intermediate boxes for at most `seconds`; whether that gained much. The search starts over on
-        them, unless it has got further than they have; then it goes on, and the next time begins with these boxes.
+        """Branches on the intermediate boxes for at most `seconds`; whether that gained much. None where that settles
+        the region.
         """
-        begin, old, held = time.monotonic(), bounder.relaxation, self.cases.pop(len(self.cases))
-        share, tree, aside = self._share(held), (self.roots, self.gap), self.unsplittable
-        budget, reached = min(seconds, REFINING_SHARE * self.deadline.left()), self.reached
-        root.reopen(held.slot)
+        begin, missed = time.monotonic(), self.gap
+        held = self._lifted(root)
         trace, cases = refined(
-            self.trace,
+            bounder.relaxation.trace,
             self.parts.limit.rows,
-            budget,
+            seconds,
             root.fine()[0],
             bounder.chunk_bytes,
             self.points,
             self.config.branching.curves,
         )
         self.stats["cases of intermediate values"] += cases
-        new = self._plant(trace, root)
+        new = self._moved(held, bounder, trace, root)
         self.seconds["refining"] += time.monotonic() - begin
-        if new is None:
-            return None, True
-        gained = self.reached < GAINED * reached
-        if share > self.gap / max(tree[1], 1e-30):
+        return new, new is None or self.gap < GAINED * missed
+
+    def _lifted(self, root: Root) -> Cases:
+        """Takes all cases out of the pool, which leaves open what these are of."""
+        held = self.cases.pop(len(self.cases))
+        root.reopen(held.slot)
+        return held
+
+    def _moved(self, held: Cases, bounder: Bounder, trace: Trace, root: Root) -> Bounder | None:
+        """Goes on with cases on narrower boxes, but for those of disjuncts that are refuted at the root there."""
+        aside = self.unsplittable
+        new = self._plant(trace, root)
+        if new is not None:
+            old = bounder.relaxation
             self.clauses.moved(old, new.relaxation)
-            return new, gained
-        if len(self.cases):
-            self.cases.pop(len(self.cases))
-        self.cases.add(held.take(root.open[held.slot]))
-        # What the new trees set aside stays open in the old ones.
-        (self.roots, self.gap), self.unsplittable = tree, aside
-        return bounder, gained
+            if len(self.cases):
+                self.cases.pop(len(self.cases))
+            self.unsplittable = aside  # what was set aside at the root is open in the cases
+            self.cases.add(moved(held.take(root.open[held.slot]), old, new.relaxation))
+        return new
 
     def _plant(self, trace: Trace, root: Root) -> Bounder | None:
         """Refutes what rows bounded backward on a trace refute; the other open disjuncts become cases."""
@@ -235,8 +236,8 @@ class NeuronSearch(Search):
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
         bounded = bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED)
-        self.trace, self.gap = trace, -float(bounded.kept.score.sum())
-        self.reached = self.gap
+        self.gap = -float(bounded.kept.score.sum())
+        root.reopen(bounded.kept.slot)
         self._settle(bounded, bounder, root)
         return bounder
 

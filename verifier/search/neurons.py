@@ -45,6 +45,7 @@ PATIENCE = 0.25  # of the time that the last work on the root took, to be search
 SOON = 0.25  # of the region's time so far: trees that end in less than that are let alone
 REFINING_SHARE = 0.5  # of the time that is left
 GAINED = 0.9  # boxes that leave less of the roots' distance to a refutation are soon worth branching on again
+LEAP = 0.1  # boxes that leave less of it are worth as long again; else it takes longer than last time to find more
 TABLE_SHARE = 0.05  # of the time that is left, for making a table of split points
 FEW = 16  # up to so many children, several levels are split at once
 ROOT = Settings(steps=60, alpha_rate=0.5, decay=0.94, patience=8)
@@ -116,7 +117,8 @@ class NeuronSearch(Search):
         rooted, self.course = time.monotonic(), []
         self.seconds["root"] += rooted - begin
         coarse, mark, rest = True, self.seconds["bounds"], min(FIRST_LOOK, rooted - begin)
-        last = 0.0 if self.config.search.refine else math.inf  # seconds that intermediate boxes were branched on
+        # Seconds of the last branching on boxes, and how much of the roots' distance to a refutation that left.
+        last, left = 0.0 if self.config.search.refine else math.inf, 1.0
         while len(self.cases):
             yield
             if self._over():
@@ -125,15 +127,17 @@ class NeuronSearch(Search):
             whole = limit == 1  # the root is a round: where there is no other, no pains are spared for its bounds
             searched, now = self.seconds["bounds"] - mark, time.monotonic()
             self.course.append((searched, self._share(self.cases.held)))
-            budget = min(now - begin, REFINING_SHARE * self.deadline.left())
-            stuck = budget > last and not self._ending(SOON * (now - begin))  # less than last time finds nothing new
+            budget = last if left < LEAP else now - begin
+            stuck = last <= REFINING_SHARE * self.deadline.left() and not self._ending(SOON * (now - begin))
             if coarse and whole or searched > rest and (coarse or stuck):
                 if coarse:
-                    bounder, gained = self._tighten(bounder, root), True
+                    bounder = self._tighten(bounder, root)
                 else:
-                    (bounder, gained), last = self._refine(bounder, root, budget), budget
+                    last = min(budget, REFINING_SHARE * self.deadline.left())
+                    bounder, left = self._refine(bounder, root, last)
+                soon = coarse or left < GAINED
+                rest = PATIENCE * max(rest, time.monotonic() - now) if soon else now - begin
                 coarse, mark, self.course = False, self.seconds["bounds"], []
-                rest = PATIENCE * max(rest, time.monotonic() - now) if gained else now - begin
                 continue
             if whole:
                 bounded = bounder.bound(self.cases.pop(len(self.cases)), LEAF, PREFERRED)
@@ -182,9 +186,9 @@ class NeuronSearch(Search):
         finally:
             self.seconds["tightening"] += time.monotonic() - begin
 
-    def _refine(self, bounder: Bounder, root: Root, seconds: float) -> tuple[Bounder | None, bool]:
-        """Branches on the intermediate boxes for at most `seconds`; whether that gained much. None where that settles
-        the region.
+    def _refine(self, bounder: Bounder, root: Root, seconds: float) -> tuple[Bounder | None, float]:
+        """Branches on the intermediate boxes for at most `seconds`; None where that settles the region. And how much
+        that leaves of the roots' distance to a refutation.
         """
         begin, missed = time.monotonic(), self.gap
         held = self._lifted(root)
@@ -200,7 +204,7 @@ class NeuronSearch(Search):
         self.stats["cases of intermediate values"] += cases
         new = self._moved(held, bounder, trace, root)
         self.seconds["refining"] += time.monotonic() - begin
-        return new, new is None or self.gap < GAINED * missed
+        return new, self.gap / max(missed, 1e-30)
 
     def _lifted(self, root: Root) -> Cases:
         """Takes all cases out of the pool, which leaves open what these are of."""

@@ -94,7 +94,7 @@ def plan(problem: Problem, config: Config) -> Plan:
             "terms": "splitting the inputs of each of the terms that add up to the output, bounds by crown",
             "input": f"input splitting by {config.branching.method}, bounds by {bounds}",
             "neurons": f"neuron splitting by {config.branching.neurons}, optimised dual bounds on boxes by crown, "
-            "which are optimised, then branched on, as long as that gains",
+            f"which are optimised{', then branched on, when the search stalls' if config.search.refine else ''}",
         }
         how = "; where that stalls, ".join(words[s] for s in splits)
         reasons.append(f"search: {how}, up to {config.search.batch} domains a round ({why})")

@@ -130,11 +130,12 @@ class Relaxation:
             mine = first[target]
             self.bendable[mine] &= ~self.bendable[first[source]]
 
-    def moved(self, new: Relaxation) -> tuple[Tensor, Tensor, Tensor]:
-        """For every column (K,): the column of the same entry in `new`, a relaxation of the same program and region, -1
-        where there is none; and the box of the entry there.
+    def moved(self, new: Relaxation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For every column (K,): the column of the same entry in `new`, a relaxation of the same program and region;
+        the one that speaks there for the entry, by whichever column it has; -1 where there is none. And the box of the
+        entry there, two of (K,).
         """
-        there = torch.full((self.width,), -1, dtype=torch.int64, device=self.lower.device)
+        there = torch.full((self.width,), new.width, dtype=torch.int64, device=self.lower.device)
         low, high = torch.full_like(self.lower, -torch.inf), torch.full_like(self.lower, torch.inf)
         places = {(s.step, s.slot): s for s in new.readers}
         for site in self.readers:
@@ -142,11 +143,17 @@ class Relaxation:
             low[c], high[c] = (t if site.index is None else t[site.index] for t in (l, u))
             if (site.step, site.slot) in places:
                 place = places[site.step, site.slot]
-                at = torch.full((len(l),), -1, dtype=torch.int64, device=there.device)
+                at = torch.full((len(l),), new.width, dtype=torch.int64, device=there.device)
                 index = torch.arange(len(l), device=at.device) if place.index is None else place.index
                 at[index] = torch.arange(place.cut.start, place.cut.stop, device=at.device)
                 there[c] = at if site.index is None else at[site.index]
-        return there, low, high
+        any_of = there
+        if self.kin is not None:  # another column of the entry may still be there
+            first = self.kin.first
+            any_of = torch.full_like(there, new.width).scatter_reduce(0, first, there, "amin")[first]
+        last = there.new_tensor([-1])
+        speaks = torch.arange(new.width, device=there.device) if new.kin is None else new.kin.first
+        return torch.where(there < new.width, there, -1), torch.cat([speaks, last])[any_of], low, high
 
     @cached_property
     def terms(self) -> Terms:

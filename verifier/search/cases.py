@@ -117,8 +117,7 @@ def moved(cases: Cases, old: Relaxation, new: Relaxation) -> Cases:
     Splits that hold on all of it, or whose entries have no column there, are left out; that makes a case no smaller.
     What clipping knows of the case's counterexamples stays true.
     """
-    there, low, high = old.moved(new)
-    first = there if new.kin is None else torch.where(there >= 0, new.kin.first[there.clamp(min=0)], -1)
+    there, first, low, high = old.moved(new)
     real, j, up = cases.column >= 0, cases.column.clamp(min=0), cases.sign > 0
     never = real & torch.where(up, high[j] < cases.point, low[j] > cases.point)
     sure = torch.where(up, low[j] >= cases.point, high[j] <= cases.point)

@@ -192,9 +192,7 @@ class Clauses:
         """Takes the clauses to new boxes of the same region, whose columns are others."""
         if not len(self):
             return
-        there, low, high = old.moved(new)
-        if new.kin is not None:  # those that speak for others are split
-            there = torch.where(there >= 0, new.kin.first[there.clamp(min=0)], -1)
+        _, there, low, high = old.moved(new)  # columns that speak for others are split
         real, column, up = self.key >= 0, self.key.clamp(min=0) >> 1, (self.key & 1).bool()
         sure = torch.where(up, low[column], -high[column]) >= self.bar  # holds on all of the box
         never = torch.where(up, high[column], -low[column]) < self.bar

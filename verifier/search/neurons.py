@@ -1,17 +1,17 @@
 """Branch and bound over neuron splits: bound a batch of cases, drop what is refuted, split the most telling neuron of
 the rest, repeat.
 
-What makes `unsat` right. Every region starts with one case per disjunct; a case leaves only when its bound is positive
-as evaluated in float64 with its error (`verifier.bounds.certify`), and its two children cover it, since every z_j is
-<= p or >= p. Multipliers, slopes, scores and heuristics only steer. Cases that neither a split nor an exact linear
-program can end are set aside, and then `unsat` is not said.
+What makes `unsat` right. Every region starts with one case per disjunct. A case leaves only when its bound is positive
+as evaluated in float64 with its error (`verifier.bounds.certify`), or when a split of it holds nowhere on a box that
+has all values of its neuron (`verifier.search.cases.moved`); and its two children cover it, since every z_j is <= p or
+>= p. Multipliers, slopes, scores and heuristics only steer. Cases that neither a split nor an exact linear program can
+end are set aside, and then `unsat` is not said.
 
 Regions are taken one after the other: their intermediate boxes have nothing in common.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Iterator
 
@@ -66,7 +66,8 @@ class NeuronSearch(Search):
             lambda: TABLE_SHARE * deadline.left(),
         )
         self.cases: Pool[Cases] = Pool(parts.memory)
-        self.roots, self.gap = 1, 0.0  # disjuncts that are open at the root, and by what they miss there, in all
+        self.roots = 1  # disjuncts that are open at the root
+        self.missed = torch.zeros(0)  # (K,): by what a refutation of disjuncts is missed there
         self.course: list[tuple[float, float]] = []  # seconds since trees were planted, and how much was open then
         self.clauses = Clauses(self.stats)
         self.stats |= {"overturned by float64": 0, "leaves": 0, "optimiser steps": 0, "cases of intermediate values": 0}
@@ -118,7 +119,7 @@ class NeuronSearch(Search):
         self.seconds["root"] += rooted - begin
         coarse, mark, rest = True, self.seconds["bounds"], min(FIRST_LOOK, rooted - begin)
         # Seconds of the last branching on boxes, and how much of the roots' distance to a refutation that left.
-        last, left = 0.0 if self.config.search.refine else math.inf, 1.0
+        last, left = 0.0, 1.0
         while len(self.cases):
             yield
             if self._over():
@@ -128,7 +129,8 @@ class NeuronSearch(Search):
             searched, now = self.seconds["bounds"] - mark, time.monotonic()
             self.course.append((searched, self._share(self.cases.held)))
             budget = last if left < LEAP else now - begin
-            stuck = last <= REFINING_SHARE * self.deadline.left() and not self._ending(SOON * (now - begin))
+            stuck = self.config.search.refine and last <= REFINING_SHARE * self.deadline.left()
+            stuck = stuck and not self._ending(SOON * (now - begin))
             if coarse and whole or searched > rest and (coarse or stuck):
                 if coarse:
                     bounder = self._tighten(bounder, root)
@@ -190,8 +192,8 @@ class NeuronSearch(Search):
         """Branches on the intermediate boxes for at most `seconds`; None where that settles the region. And how much
         that leaves of the roots' distance to a refutation.
         """
-        begin, missed = time.monotonic(), self.gap
-        held = self._lifted(root)
+        begin, held = time.monotonic(), self._lifted(root)
+        missed = float(self.missed[held.slot.unique()].sum())
         trace, cases = refined(
             bounder.relaxation.trace,
             self.parts.limit.rows,
@@ -204,7 +206,7 @@ class NeuronSearch(Search):
         self.stats["cases of intermediate values"] += cases
         new = self._moved(held, bounder, trace, root)
         self.seconds["refining"] += time.monotonic() - begin
-        return new, self.gap / max(missed, 1e-30)
+        return new, float(self.missed.sum()) / missed if new is not None and missed > 0 else 1.0
 
     def _lifted(self, root: Root) -> Cases:
         """Takes all cases out of the pool, which leaves open what these are of."""
@@ -240,7 +242,8 @@ class NeuronSearch(Search):
             Event("search", "root", {"open disjuncts": len(slots), "unstable neurons": bounder.relaxation.width})
         )
         bounded = bounder.bound(_first(bounder, slots, picked, lb), ROOT, PREFERRED)
-        self.gap = -float(bounded.kept.score.sum())
+        self.missed = torch.zeros_like(root.open, dtype=torch.float64)
+        self.missed[bounded.kept.slot] = -bounded.kept.score
         root.reopen(bounded.kept.slot)
         self._settle(bounded, bounder, root)
         return bounder

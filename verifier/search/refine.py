@@ -49,6 +49,7 @@ LAST = Settings(steps=60, alpha_rate=0.2, beta_rate=0.4, decay=0.95, patience=20
 HEURISTIC = "gap"  # trials of both children cost more than they are worth where so many rows are bounded
 ROUNDS = 8  # that a group of entries gets before the next group's turn
 LAST_SHARE = 0.1  # of the time, for the evaluation of the leaves
+STABLE = 1e-30  # what a neuron's input is above or below where it has no kink left
 ROOM = 256 << 20  # bytes of the leaves of a value
 
 
@@ -62,8 +63,10 @@ class EntryBounder(Bounder):
         self.value, self.entry = value, entries.repeat_interleave(2)
         self.sign = none.new_tensor([1.0, -1.0]).repeat(len(entries))
         l, u = (t.reshape(-1)[entries] for t in trace.boxes[value])
-        # Nothing can be above its upper bound: such rows are never done.
-        self.target = torch.zeros_like(self.sign) if _kinks(trace, value) else torch.stack([u, -l], 1).reshape(-1)
+        # Nothing can be above its upper bound: such rows are never done. A box that ended at 0 itself would leave both
+        # sides of a split there.
+        stable, never = torch.full_like(self.sign, STABLE), torch.stack([u, -l], 1).reshape(-1)
+        self.target = stable if _kinks(trace, value) else never
 
     def _start(self, slot: Tensor) -> Start:
         rows, top = rows_at(self.relaxation.trace, self.value, self.entry[slot], self.sign[slot])

@@ -211,6 +211,7 @@ def test_fewer_domains_are_visited_and_verdicts_stay(monkeypatch):
         verdicts = set()
         for method in domains:
             config = replace(settings(attack="none", batch=32), clip=ClipConfig(method))
+            config = replace(config, search=replace(config.search, refine=False))  # which would hide what clipping does
             outcome = search(network, q, config, None, D, 20.0, kind=NeuronSearch)
             verdicts.add(outcome.verdict)
             domains[method] += outcome.stats["domains"]

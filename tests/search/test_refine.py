@@ -199,6 +199,15 @@ def test_a_search_on_refined_boxes_proves_what_holds(few_rounds, monkeypatch):
     assert outcome.verdict == Verdict.UNSAT and outcome.stats["cases of intermediate values"] > 0
 
 
+@pytest.mark.parametrize("seconds", (120.0, float("inf")))
+def test_boxes_are_not_branched_on_where_that_is_switched_off(seconds, monkeypatch):
+    at_once(monkeypatch)
+    config = settings(attack="none", batch=16)
+    config = replace(config, search=replace(config.search, refine=False))
+    outcome = search(*hard(1), config, None, D, seconds, kind=NeuronSearch)
+    assert outcome.verdict == Verdict.UNSAT and outcome.stats["cases of intermediate values"] == 0
+
+
 def test_a_search_goes_on_with_its_cases(monkeypatch):
     """On boxes that are no narrower they are what they were; and the next branching begins with the boxes of this."""
     at_once(monkeypatch)

@@ -91,7 +91,8 @@ merged and replaced, exactly in real arithmetic, each rewrite saying why. What f
   affine       no Sub of a constant (Add). Maps entry by entry with constants are inside a neighbouring Linear, Conv or
                ConvTranspose, and one after another are one, as far as nobody reads what lies between. A Linear after a
                Linear is one where that is no larger; two of one tensor that are added are one
-  numbers      no Div by a variable (Mul by a Reciprocal; an overlap over a union is a Share), except of integers; no
+  numbers      no Div by a variable (Mul by a Reciprocal; an overlap over a union is a Share; a Clip follows where a
+               vector is divided by its norm), except of integers; no
                Mul of a tensor by itself; no Pow to 1, 1/2, -1 (Sqrt, Reciprocal); no HardSigmoid (Mul, Add, Clip); no
                Clip to [0, inf) (Relu); clippings in a row are one. Softmax, Softplus, Sigmoid, Gelu by erf, Swish, Mish
                and HardSwish are so however they are spelled
@@ -138,6 +139,7 @@ from verifier.net import rewrites_functions as functions
 from verifier.net import rewrites_gates as gates
 from verifier.net import rewrites_moves as moves
 from verifier.net import rewrites_order as order
+from verifier.net import rewrites_ranges as ranges
 from verifier.net import rewrites_relus as relus
 from verifier.net import rewrites_shares as shares
 from verifier.net import rules_affine, rules_moves, rules_other, rules_recurrent, rules_resize  # noqa: F401
@@ -321,6 +323,7 @@ REST = joined(
     affine.FIRST,
     affine.LAST,
     shares.RULES,
+    ranges.RULES,
     functions.RULES,
     gates.RULES,
     extremes.RULES,

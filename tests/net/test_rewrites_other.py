@@ -35,6 +35,10 @@ def test_clip():
         "min": -1.0,
         "max": np.inf,
     }
+    wide = dict(min=-3.4028234663852886e38, max=3.4028234663852886e38)  # what float32 models say for none
+    assert kinds(check(model([node("Clip", "x", "h", **wide), node("Relu", "h")], {"x": (1, 3)}, opset=7))) == ["Relu"]
+    net = check(model(node("Clip", "x - hi"), {"x": (1, 3)}, dtype=np.float64, hi=np.float64(1e39)))
+    assert net.nodes[0].attrs == {"min": -np.inf, "max": 1e39}
     net = check(model(node("Clip", "x - hi"), {"x": (1, 3)}, hi=np.float32(0.5)))
     assert net.nodes[0].attrs == {"min": -np.inf, "max": 0.5}
     assert kinds(check(model([node("Clip", "x", "h"), node("Relu", "h")], {"x": (1, 3)}))) == ["Relu"]

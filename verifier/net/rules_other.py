@@ -47,7 +47,8 @@ def mul(n: Raw, g: Draft) -> None:
 
 @RULES.add("Clip")
 def clip(n: Raw, g: Draft) -> None:
-    """Bounds by attribute before opset 11, with the ends of float32 standing for none; by input since."""
+    """Bounds by attribute before opset 11, of a float32 tensor, with the ends of float32 standing for none; by input
+    since, which mean what they say."""
     x, y = n.inputs[0], n.outputs[0]
     lo, hi = n.input(1), n.input(2)
     if any(b and not g.is_constant(b) for b in (lo, hi)):
@@ -55,7 +56,8 @@ def clip(n: Raw, g: Draft) -> None:
         return
     low = float(np.ravel(g.value(lo))[0]) if lo else n.attrs.get("min", -math.inf)
     high = float(np.ravel(g.value(hi))[0]) if hi else n.attrs.get("max", math.inf)
-    low, high = (-math.inf if low <= -LARGEST else low), (math.inf if high >= LARGEST else high)
+    if g.opset < 11 and g.dtypes[x] == np.float32:
+        low, high = (-math.inf if low <= -LARGEST else low), (math.inf if high >= LARGEST else high)
     if low == -math.inf and high == math.inf:
         g.emit("Identity", (x,), y)
     else:

@@ -7,7 +7,9 @@ point, `Y_j >= y_j + 10 tol` for some j is `unsat`; within `RADIUS` of the point
 A case is *used* by this rule alone: all inputs and outputs are tensors of numbers, the runtime runs the model, and the
 outputs are finite.
 
-    python tests/contract/onnx_cases.py [--match REGEX] [--every N] [--jobs N] [--method none]     prints what fails, and counts
+    python tests/contract/onnx_cases.py [--match REGEX] [--every N] [--jobs N] [--method none]
+
+prints what fails, and counts.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check -q
 
 install_run() {
     # torch goes first and by its exact version: where the installer knows a CPU build of it, that one is taken, and nothing later asks again.
-    pip_install "$(grep '^torch==' "$ROOT/scripts/constraints.txt")" && pip_install -e "$ROOT[exact,plots,progress]"
+    pip_install "$(grep '^torch==' "$ROOT/scripts/constraints.txt")" && pip_install -e "$ROOT[plots,progress]"
 }
 
 install_test() {

@@ -10,7 +10,8 @@ always has a solution. If t > 0 nothing in the case satisfies the disjunct, and 
 rows and betas of splits, are what `verifier.bounds.certify` evaluates: no solver's tolerance is trusted. If t <= 0, x
 satisfies everything as far as the solver can tell, with the most room: a candidate.
 
-Solved by HiGHS through scipy (the extra `exact`); without it such cases are set aside.
+Solved by HiGHS through scipy. Rows and splits whose planes are not finite say nothing that a program could use: they
+are left out, with multipliers of 0 (all x satisfy what is left, so t can only fall, and a proof is one without them).
 
 Symbols: P splits, S rows, m dimensions.
 """
@@ -39,24 +40,24 @@ class Solved:
     beta: np.ndarray
 
 
-def solver():
-    """A function (a, b, lower, upper) -> (t, x, multipliers) for min t, a x + b <= t; or None if there is no solver."""
-    try:
-        from scipy.optimize import linprog
-    except ImportError:
+def solve(a: np.ndarray, b: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple | None:
+    """(t, x (m,), multipliers (C,) >= 0) of min t, a x + b <= t, over the box: a (C, m), b (C,); None where no row is
+    finite or no solution is found.
+    """
+    from scipy.optimize import linprog  # half a second that most runs need not spend
+
+    finite = np.isfinite(a).all(1) & np.isfinite(b)
+    if not finite.any() or not (np.isfinite(lower) & np.isfinite(upper)).all():
         return None
-
-    def solve(a: np.ndarray, b: np.ndarray, lower: np.ndarray, upper: np.ndarray):
-        m = len(lower)
-        cost = np.zeros(m + 1)
-        cost[m] = 1.0
-        matrix = np.concatenate([a, -np.ones((len(a), 1))], 1)
-        found = linprog(cost, matrix, -b, bounds=[*zip(lower, upper), (None, None)], method="highs")
-        if found.status != 0:
-            return None
-        return float(found.fun), found.x[:m], -found.ineqlin.marginals
-
-    return solve
+    m, multipliers = len(lower), np.zeros(len(a))
+    cost = np.zeros(m + 1)
+    cost[m] = 1.0
+    matrix = np.concatenate([a[finite], -np.ones((int(finite.sum()), 1))], 1)
+    found = linprog(cost, matrix, -b[finite], bounds=[*zip(lower, upper), (None, None)], method="highs")
+    if found.status != 0 or not np.isfinite(found.x).all():
+        return None
+    multipliers[finite] = np.nan_to_num(np.maximum(-found.ineqlin.marginals, 0.0), posinf=0.0)
+    return float(found.fun), found.x[:m], multipliers
 
 
 def explicit(r: Relaxation, case: Cases) -> Cases:
@@ -96,10 +97,7 @@ def affine_maps(
 
 
 def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
-    """The program of one case (D = 1); None without a solver or a solution."""
-    solve = solver()
-    if solve is None:
-        return None
+    """The program of one case (D = 1); None without a solution."""
     r, splits = bounder.relaxation, case.splits
     boxes = case.boxes(r.lower, r.upper)
     rows, const = bounder.rows[case.slot[0]], bounder.const[case.slot[0]]
@@ -111,7 +109,8 @@ def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
     for j in torch.nonzero(case.column[0] >= 0).squeeze(1).tolist():
         g, h = _split_value(bounder, splits, boxes, int(case.column[0, j]))
         sign, point = float(case.sign[0, j]), float(case.point[0, j])
-        scale = max(np.abs(g).sum(), 1e-12)
+        size = np.abs(g).sum()
+        scale = max(size, 1e-12) if np.isfinite(size) else 1.0
         planes.append(-sign * g / scale)
         biases.append(-sign * (h - point) / scale)
         scales.append(np.full(1, scale))
@@ -121,7 +120,7 @@ def solve_leaf(bounder: Bounder, case: Cases) -> Solved | None:
     if found is None:
         return None
     t, x, y = found
-    y = np.maximum(y, 0.0) / np.concatenate(scales)
+    y = y / np.concatenate(scales)
     weights, beta = np.zeros(len(real)), np.zeros(case.column.shape[1])
     weights[real.cpu().numpy()] = y[: len(bias)]
     beta[places] = y[len(bias) :]

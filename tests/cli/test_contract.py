@@ -128,3 +128,12 @@ def test_python_gets_the_same_answer(verify):
     assert str(decide(*verify.unsat, on_event=seen.append).verdict) == "unsat" and seen
     result = decide(Path(verify.sat[0]).read_bytes(), verify.sat[1])
     assert str(result.verdict) == "sat" and np.isfinite(result.witness.x).all()
+
+
+def test_onnx_runtime_sends_and_keeps_nothing(verify, tmp_path):
+    """A counterexample is replayed in ONNX Runtime, in a fresh home and in one that cannot be written to."""
+    plain = {k: v for k, v in verify.env.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    for home in (tmp_path, Path(os.devnull) / "home"):
+        done = verify(*verify.sat, "-q", env={**plain, "HOME": str(home)})
+        assert (done.returncode, done.stdout[:4], done.stderr) == (0, "sat\n", "")
+    assert not list(tmp_path.rglob("*Microsoft*"))

@@ -1,14 +1,17 @@
 """Settings are read strictly: what is not understood is answered with file, line and the nearest setting there is."""
 
 import re
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from verifier import settings
-from verifier.config import Config
+from verifier.config import AttackConfig, Config, Group, SearchConfig
 from verifier.result import FileError, InputError, UsageError
 
 NAMES = [s.name for s in settings.settings()]
@@ -56,6 +59,8 @@ def test_later_words_win(tmp_path):
         ("timeout: true\n", 1, ["must be a number"]),
         ("timeout: -1\n", 1, ["at least 0"]),
         ("timeout: .nan\n", 1, ["must be a number"]),
+        ("timeout: .inf\n", 1, ["must be a number"]),
+        (f"timeout: {'9' * 400}\n", 1, ["must be a number"]),
         ("search:\n  batch: 0\n", 2, ["at least 1"]),
         ("search:\n  batch: 1.5\n", 2, ["whole number"]),
         ("bounds:\n  method: clown\n", 2, ["one of auto, crown, forward, interval", "'clown'"]),
@@ -92,12 +97,49 @@ def test_what_is_odd_but_clear_is_read(tmp_path, text):
         ("seed=", "missing"),
         ("seed=x", "whole number"),
         ("bounds=1", "group"),
+        *((f"timeout={text}", "must be a number") for text in ("inf", ".inf", "+inf", "1e999", "nan")),
     ],
 )
 def test_mistakes_in_set(word, part):
     with pytest.raises(UsageError, match=re.escape(part)) as error:
         settings.read(None, [word])
     assert f"--set {word}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "words"),
+    [
+        (Config, {"device": "cuda:0"}, ["device must be one of auto, cpu, cuda", "'cuda:0'"]),
+        (Config, {"device": "gpu"}, ["device must be one of", "'gpu'"]),
+        (Config, {"timeout": "10"}, ["timeout must be a number", "'10'"]),
+        (Config, {"timeout": float("inf")}, ["timeout must be a number", "inf"]),
+        (Config, {"timeout": None}, ["timeout must be a number"]),
+        (Config, {"seed": -1}, ["seed must be a whole number of at least 0"]),
+        (Config, {"seed": True}, ["seed must be a whole number"]),
+        (Config, {"attack": "none"}, ["attack must be of class AttackConfig", "'none'"]),
+        (AttackConfig, {"share": 1.5}, ["attack.share must be a number from 0 to 1"]),
+        (SearchConfig, {"batch": 0}, ["search.batch must be a whole number of at least 1"]),
+    ],
+)
+def test_mistakes_in_python_are_told_as_those_in_files_are(group, values, words):
+    for make in (group, lambda **values: replace(group(), **values)):
+        with pytest.raises(UsageError) as error:
+            make(**values)
+        assert all(w in str(error.value) for w in words), str(error.value)
+
+
+def test_numbers_of_python_become_those_of_the_setting():
+    config = Config(
+        timeout=10, seed=np.int64(3), search=SearchConfig(batch=1e3), attack=AttackConfig(share=np.float32(0.5))
+    )
+    values = [config.timeout, config.seed, config.search.batch, config.attack.share]
+    assert values == [10.0, 3, 1000, 0.5] and [type(v) for v in values] == [float, int, int, float]
+
+
+def test_every_group_is_checked_and_named_as_its_field():
+    for f in fields(Config):
+        if is_dataclass(kind := get_type_hints(Config)[f.name]):
+            assert issubclass(kind, Group) and kind.__name__ == f.name.capitalize() + "Config"
 
 
 def test_missing_files_and_presets(tmp_path):

@@ -1,14 +1,18 @@
 """Settings: one tree of frozen dataclasses, its defaults good for everything. Imports no torch.
 
 Every setting is a field with a default and metadata: `help`, `basic` (the ten or so that a user may want to change),
-and `low`/`high` or `choices`. `verifier.settings` turns a YAML file and `--set key=value` words into a `Config`; here
-is only what there is to set.
+and `low`/`high` or `choices`, which hold for a `Config` made in Python as they do for files and words.
+`verifier.settings` turns a YAML file and `--set key=value` words into a `Config`; here is what there is to set.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
+from numbers import Real
+from typing import Any, get_type_hints
+
+from verifier.result import UsageError
 
 
 def setting(
@@ -25,7 +29,85 @@ def setting(
 
 
 @dataclass(frozen=True)
-class BoundsConfig:
+class Setting:
+    """One setting as a person sees it: its dotted name, what it may be (numbers: finite) and what it is by default."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    basic: bool
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+
+    def allowed(self) -> str:
+        """In words, what the setting may be."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        word = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[self.kind]
+        if self.low is not None and self.high is not None:
+            return f"{word} from {self.low:g} to {self.high:g}"
+        return word + (f" of at least {self.low:g}" if self.low is not None else "")
+
+    def check(self, value: Any, where: str) -> Any:
+        """`value` in the setting's own type, or a UsageError that says what is allowed."""
+        read = _number(value, self.kind) if isinstance(value, Real) and not isinstance(value, bool) else value
+        fits = type(read) is self.kind
+        if fits and self.choices:
+            fits = read in self.choices
+        if fits and self.low is not None:
+            fits = read >= self.low
+        if fits and self.high is not None:
+            fits = read <= self.high
+        if not fits:
+            raise UsageError(f"{where}: {self.name} must be {self.allowed()}, not {value!r}")
+        return read
+
+
+def _number(value: Any, kind: type) -> Any:
+    """A finite number as `kind` where that loses nothing (1e3 is a whole number too); None for any other."""
+    try:
+        whole = int(value)
+        return float(value) if kind is float else whole if whole == value else None
+    except (OverflowError, ValueError):  # infinite, not a number, or beyond the floats
+        return None
+
+
+class Group:
+    """What every class of settings is: no instance holds a value that a file could not have set.
+
+    The group `XConfig` is the field `x` of `Config`.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises UsageError naming the setting; numbers become those of the field's own type."""
+        for f in fields(self):  # type: ignore[arg-type]
+            value, where = getattr(self, f.name), type(self).__name__
+            kind = _kinds(type(self))[f.name]
+            if is_dataclass(kind):
+                if not isinstance(value, kind):
+                    raise UsageError(f"{where}: {f.name} must be of class {kind.__name__}, not {value!r}")
+            else:
+                object.__setattr__(self, f.name, setting_of(type(self), f.name).check(value, where))
+
+
+_kinds = lru_cache(maxsize=None)(get_type_hints)
+
+
+@lru_cache(maxsize=None)
+def setting_of(group: type, name: str) -> Setting:
+    """The setting that the field `name` of a group, or of `Config`, is."""
+    f = next(f for f in fields(group) if f.name == name)
+    prefix = "" if group is Config else group.__name__.removesuffix("Config").lower() + "."
+    m = f.metadata
+    return Setting(
+        prefix + name, _kinds(group)[name], f.default, m["help"], m["basic"], m["low"], m["high"], m["choices"]
+    )
+
+
+@dataclass(frozen=True)
+class BoundsConfig(Group):
     """How outputs are bounded."""
 
     method: str = setting(
@@ -38,7 +120,7 @@ class BoundsConfig:
 
 
 @dataclass(frozen=True)
-class BranchingConfig:
+class BranchingConfig(Group):
     """How a domain is split."""
 
     method: str = setting("sensitivity", "branching heuristic", basic=True, choices=("sensitivity", "widest"))
@@ -56,7 +138,7 @@ class BranchingConfig:
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Group):
     """The branch-and-bound loop."""
 
     split: str = setting(
@@ -77,7 +159,7 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class ClipConfig:
+class ClipConfig(Group):
     """Half-spaces that cut domains and sharpen bounds."""
 
     method: str = setting(
@@ -90,7 +172,7 @@ class ClipConfig:
 
 
 @dataclass(frozen=True)
-class AttackConfig:
+class AttackConfig(Group):
     """The search for counterexamples by gradients and sampling."""
 
     method: str = setting(
@@ -102,7 +184,7 @@ class AttackConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Group):
     """Everything that can be set. Passed on by value; nothing else configures the verifier."""
 
     timeout: float = setting(300.0, "seconds from process start until the answer is out", basic=True, low=0.0)

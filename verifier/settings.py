@@ -9,71 +9,27 @@ nearest setting there is.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from verifier.config import Config
+from verifier.config import Config, Setting, setting_of
 from verifier.result import FileError, UsageError
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting as a person sees it: its dotted name, what it may be and what it is by default."""
-
-    name: str
-    kind: type
-    default: Any
-    help: str
-    basic: bool
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-
-    def allowed(self) -> str:
-        """In words, what the setting may be."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        word = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[self.kind]
-        if self.low is not None and self.high is not None:
-            return f"{word} from {self.low:g} to {self.high:g}"
-        return word + (f" of at least {self.low:g}" if self.low is not None else "")
-
-    def check(self, value: Any, where: str) -> Any:
-        """`value` in the setting's own type, or a UsageError that says what is allowed."""
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if self.kind is float and number:
-            value = float(value)
-        elif self.kind is int and isinstance(value, float) and value.is_integer():
-            value = int(value)  # 1e3 is a whole number too
-        fits = type(value) is self.kind
-        if fits and self.choices:
-            fits = value in self.choices
-        if fits and number:
-            fits = not math.isnan(value)
-            fits = fits and (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
-        if not fits:
-            raise UsageError(f"{where}: {self.name} must be {self.allowed()}, not {value!r}")
-        return value
 
 
 def settings() -> tuple[Setting, ...]:
     """Every setting, in the order of the dataclasses."""
-    return tuple(_walk(Config, ""))
+    return tuple(_walk(Config))
 
 
-def _walk(cls: type, prefix: str) -> Iterator[Setting]:
+def _walk(cls: type) -> Iterator[Setting]:
     hints = get_type_hints(cls)
     for f in fields(cls):
         if is_dataclass(hints[f.name]):
-            yield from _walk(hints[f.name], f"{prefix}{f.name}.")
+            yield from _walk(hints[f.name])
         else:
-            m = f.metadata
-            yield Setting(
-                prefix + f.name, hints[f.name], f.default, m["help"], m["basic"], m["low"], m["high"], m["choices"]
-            )
+            yield setting_of(cls, f.name)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

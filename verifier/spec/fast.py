@@ -1,8 +1,8 @@
 """The fast reader: files of the two common shapes, tokenised by array operations.
 
-It reads files that consist of `(declare-const VAR Real)` first, then `(assert CMP)` and `(assert (or (and CMP+)+))`,
-where CMP is `(<=|>= VAR NUMBER)` or `(<=|>= VAR VAR)`. Anything else makes `read` return None, and the general reader
-decides what it means or what is wrong with it; so nothing is ever reported here.
+It reads files that consist of `(declare-const VAR Real)`, or `(declare-fun VAR () Real)`, first, then `(assert CMP)`
+and `(assert (or (and CMP+)+))`, where CMP is `(<=|>= VAR NUMBER)` or `(<=|>= VAR VAR)`. Anything else makes `read`
+return None, and the general reader decides what it means or what is wrong with it; so nothing is ever reported here.
 
 How: the bytes are cut behind closing parentheses into chunks of a few megabytes (no comparison is ever cut, for it has
 no inner parentheses). Within a chunk every byte has a class, words are runs of one class, and a word's first byte says
@@ -25,6 +25,7 @@ from verifier.spec.normal import Atoms, Choice, Parts
 CHUNK = 1 << 22
 NUMERIC = -(2**31)  # stands for "no variable" on the right of a comparison
 COMMENT = re.compile(rb";[^\r\n]*")
+FUNCTION = re.compile(rb"\(declare-fun[ \t]+([XY]_[0-9]+)[ \t]+\([ \t]*\)[ \t]+Real[ \t]*\)")  # of no arguments
 
 SPACE, OPEN, CLOSE, WORD = 0, ord("("), ord(")"), ord("w")
 NUMBER, VARIABLE, COMPARE, KEYWORD = b"nvck"
@@ -67,6 +68,8 @@ def read(data: bytes) -> Parts | None:
     """The parts of a property given as bytes (valid UTF-8), or None where the general reader has to look."""
     if b";" in data:
         data = COMMENT.sub(b"", data)
+    if b"(declare-fun" in data:
+        data = FUNCTION.sub(rb"(declare-const \1 Real)", data)
     try:
         pieces, line = [], 1
         for chunk in _chunks(data):

@@ -43,6 +43,7 @@ WORDS = {  # terminal -> how a message names it, in the order of naming
     "PLUS": "+",
     "MINUS": "-",
     "TIMES": "*",
+    "DIVIDE": "/",
     "VARIABLE": "a variable X_i or Y_i",
     "NUMBER": "a number",
     "_REAL": "Real",
@@ -223,10 +224,23 @@ class Reader:
                 raise self.fail("expected at most one factor with variables (properties are linear), found two", token)
             if any(factor.coefs.values()):
                 result, factor = factor, result
-            result = _scale(result, factor.const)
-            for value in (result.const, *result.coefs.values()):
-                if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-                    raise self.fail("expected numbers within the range of float64, found a product far outside", token)
+            result = self._scaled(result, factor.const, token)
+        return result
+
+    def quotient(self, children: list) -> Linear:
+        token, result = children[0], children[1]
+        for divisor in children[2:]:
+            if any(divisor.coefs.values()) or not divisor.const:
+                found = "one with variables" if any(divisor.coefs.values()) else "0"
+                raise self.fail(f"expected divisors that are numbers other than 0, found {found}", token)
+            result = self._scaled(result, 1 / divisor.const, token)
+        return result
+
+    def _scaled(self, term: Linear, factor: Fraction, token: Token) -> Linear:
+        result = _scale(term, factor)
+        for value in (result.const, *result.coefs.values()):
+            if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+                raise self.fail("expected numbers within the range of float64, found a product far outside", token)
         return result
 
     # the whole

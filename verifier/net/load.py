@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from verifier.net.draft import RULES, Draft
+from verifier.net.functions import inline_bodies
 from verifier.net.graph import Network
 from verifier.net.lookup import look_up
 from verifier.net.simplify import simplify
-from verifier.net.trace import first_line, trace
+from verifier.net.trace import RANDOM, first_line, trace
 from verifier.ops import OPS
 from verifier.result import FileError, ModelError, UnsupportedError, VerifierError
 
@@ -135,7 +136,9 @@ def with_external_data(model: Any, name: str, copy: bool) -> Any:
 
 
 def build(model: Any, name: str, keep: tuple[str, ...], rewrite: bool) -> Network:
-    """Trace, put lookups in place of pieces, rewrite; where structure depends on the input look at the shapes again."""
+    """Bodies in place of operators, trace, lookups in place of pieces, rewrite; where structure depends on the input
+    look at the shapes again."""
+    model = inline_bodies(model, RULES.declared | OPS.declared | RANDOM, keep)
     t = trace(model, keep)
     look_up(t, model, keep)
     draft = Draft(t.shapes, t.dtypes, t.values, t.opset)

@@ -9,26 +9,30 @@
     verify report DIR …              make a page of the results of runs
     verify view MODEL PROPERTY …     draw an instance, and a counterexample to it
     verify tables …                  list, make and draw tables of split points
+    verify help [COMMAND]            the same as COMMAND --help
+    verify version                   the same as --version
 
 Standard output carries the answer and nothing else; everything else goes to standard error. Exit status: 0 with a
-verdict, 2 for bad input or usage, 3 for a bug of ours, and then no verdict. How the answer comes in time and whole is
-told in `verifier.guard`.
+verdict, 2 for bad input or usage or where an answer cannot be written, 3 for a bug of ours, and then no verdict. How
+the answer comes in time and whole is told in `verifier.guard`, where it goes in `verifier.outputs`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from verifier import __version__, guard, settings
+from verifier import __version__, guard, outputs, settings
+from verifier.commandline import Parser, nearest, path, refuse_command
 from verifier.config import Config
-from verifier.events import Deadline, Event, process_start
-from verifier.result import FileError, InputError, UsageError
+from verifier.events import Deadline, process_start
+from verifier.outputs import Output
+from verifier.progress import Progress
+from verifier.result import InputError, UsageError
 
 BAD_INPUT, BUG = 2, 3
 NO_ANSWER = {  # how a run ended without an answer of its own: verdict and reason
@@ -40,34 +44,42 @@ NO_ANSWER = {  # how a run ended without an answer of its own: verdict and reaso
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong command line is a UsageError: one line, like every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
 def main(argv: list[str] | None = None) -> int:
     """The console command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    command = COMMANDS.get(argv[0]) if argv else None
+    outputs.open_standard_streams()
     try:
-        return command(argv[1:]) if command else run(argv)
+        try:
+            return _command(argv)
+        finally:
+            sys.stdout.flush()
     except InputError as e:
         return _complain(e)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        outputs.silence()
         return 0
+    except OSError as e:  # a full disk, a device that is gone: nothing that we could mend
+        outputs.silence()
+        return _complain(outputs.told(e))
     except Exception as e:  # the last resort: our bug, told in one line
         import traceback
 
         return _confess(guard.one_line(e), traceback.format_exc(), "-v" in argv or "--verbose" in argv)
 
 
+def _command(argv: list[str]) -> int:
+    command = COMMANDS.get(argv[0]) if argv else None
+    if command:
+        return command(argv[1:])
+    if argv:
+        refuse_command(argv[0], COMMANDS)
+    return run(argv)
+
+
 def _complain(error: InputError | str) -> int:
-    print(f"verify: error: {_one_line(str(error))}", file=sys.stderr, flush=True)
+    outputs.say(f"verify: error: {_one_line(str(error))}")
     return BAD_INPUT
 
 
@@ -79,7 +91,7 @@ def _confess(error: str, trace: str, verbose: bool) -> int:
         with tempfile.NamedTemporaryFile("w", prefix="clipbab-", suffix=".log", delete=False) as f:
             f.write(trace)
         where = f"traceback in {f.name}"
-    print(f"verify: internal error: {_one_line(error)} ({where})", file=sys.stderr, flush=True)
+    outputs.say(f"verify: internal error: {_one_line(error)} ({where})")
     return BUG
 
 
@@ -92,31 +104,31 @@ def _run_parser() -> Parser:
         prog="verify",
         description="Decides whether an input satisfies the property (sat, with a counterexample) or none does (unsat)",
         epilog="Other commands: verify explain | check | bench | supports | settings | report | view | "
-        "tables, each with --help. "
+        "tables | help | version, each with --help. "
         f"Presets: {', '.join(settings.presets())}.",
-        allow_abbrev=False,
     )
     _add_files(p)
     _add_settings(p)
     p.add_argument("--timeout", metavar="S", help="seconds from the start of the process until the answer is out")
     p.add_argument("--seed", metavar="N", help="seed of every random choice")
     p.add_argument("--cluster", metavar="ADDRESS", help="share the work on a Dask cluster: its address, or local:N")
-    p.add_argument("--results-file", metavar="F", help="write verdict and counterexample to F, as competitions read it")
-    p.add_argument("--json", metavar="F", help="write a record of the run to F")
-    loud = p.add_mutually_exclusive_group()
-    loud.add_argument("-q", "--quiet", action="store_true", help="no progress on standard error")
-    loud.add_argument("-v", "--verbose", action="store_true", help="more progress; tracebacks of our bugs in a file")
+    what = "write verdict and counterexample to F, as competitions read it; - is standard output"
+    p.add_argument("--results-file", metavar="F", type=path, help=what)
+    what = "write a record of the run to F; - is standard output, which then gets it in place of the verdict"
+    p.add_argument("--json", metavar="F", type=path, help=what)
+    what = "end at once when process PID, which started this one, has ended (for scripts)"
+    p.add_argument("--end-with", metavar="PID", type=int, help=what)
     p.add_argument("--version", action="version", version=f"clipbab {__version__}")
     return p
 
 
 def _add_files(p: Parser) -> None:
-    p.add_argument("model", metavar="MODEL", help="ONNX file, plain or .gz")
-    p.add_argument("property", metavar="PROPERTY", help="VNN-LIB file, plain or .gz")
+    p.add_argument("model", metavar="MODEL", type=path, help="ONNX file, plain or .gz")
+    p.add_argument("property", metavar="PROPERTY", type=path, help="VNN-LIB file, plain or .gz")
 
 
 def _add_settings(p: Parser) -> None:
-    p.add_argument("--config", metavar="CFG", help="settings: a YAML file, or the name of a preset")
+    p.add_argument("--config", metavar="CFG", type=path, help="settings: a YAML file, or the name of a preset")
     p.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting; may be repeated")
     _add_machine(p)
 
@@ -138,8 +150,11 @@ def run(argv: list[str]) -> int:
     with guard.Signals() as signals:  # from here on a signal is answered with a verdict
         args = _run_parser().parse_args(argv)
         config = _config(args)
-        for path in filter(None, (args.results_file, args.json)):
-            _clear(path, (args.model, args.property))
+        if args.end_with is not None:
+            if args.end_with != os.getppid():
+                raise UsageError(f"--end-with {args.end_with}: this process was started by {os.getppid()}")
+            guard.die_with(args.end_with)
+        places = _outputs(args)
         until = start + config.timeout - guard.margin(config.timeout)
         asked = Deadline(until - min(0.2, 0.1 * config.timeout))
         level = 0 if args.quiet else 2 if args.verbose else 1
@@ -148,28 +163,19 @@ def run(argv: list[str]) -> int:
             def work(send: guard.Send) -> dict[str, Any]:
                 return _work(args, config, asked, Progress(level, start, send))
 
-            return _answer(guard.supervise(work, until, signals), args, config, start)
+            return _answer(guard.supervise(work, until, signals), args, places, config, start)
         finally:
             guard.end_children()
 
 
-def _clear(path: str, inputs: tuple[str, str]) -> None:
-    """Makes sure that a result can be written there, and that an older run's is not taken for this one's."""
-    place = Path(os.path.realpath(path))
-    if place.is_dir():
-        raise UsageError(f"{path}: is a folder; name a file for the result")
-    if not place.parent.is_dir():
-        raise UsageError(f"{path}: the folder {place.parent} does not exist")
-    for given in inputs:
-        if os.path.realpath(given) == str(place):
-            raise UsageError(f"{path}: is the model or the property; name another file for the result")
-    try:
-        if place.is_file():
-            place.unlink()
-        elif not place.exists() and not os.access(place.parent, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as e:
-        raise FileError(f"{path}: cannot be written: {e.strerror}") from None
+def _outputs(args: argparse.Namespace) -> tuple[Output | None, Output | None]:
+    """Where the result and the record go, made ready. Raises UsageError where they are one place."""
+    result, record = (
+        outputs.output(f, (args.model, args.property)) if f else None for f in (args.results_file, args.json)
+    )
+    if result and record and result.place and result.place == record.place:
+        raise UsageError(f"--results-file {result.name} and --json {record.name} are one place; name two")
+    return result, record
 
 
 def _work(args: argparse.Namespace, config: Config, deadline: Deadline, progress: Progress) -> dict[str, Any]:
@@ -184,48 +190,18 @@ def _work(args: argparse.Namespace, config: Config, deadline: Deadline, progress
         result = api.verify(args.model, args.property, config, progress, deadline)
     except InputError as e:
         return {"end": "error", "error": str(e)}
+    except OSError as e:
+        return {"end": "error", "error": outputs.told(e)}
     return api.last_words(result)
 
 
-class Progress:
-    """Events to lines on standard error, and to notes for the parent, which tells of them if the child cannot.
-
-    Level 1 prints what is new, and what repeats every two seconds; level 2 prints everything.
-    """
-
-    EVERY = 2.0
-
-    def __init__(self, level: int, start: float, send: guard.Send):
-        self.level, self.start, self.send = level, start, send
-        self.printed: dict[str, float] = {}
-        self.noted = float("-inf")
-
-    def __call__(self, event: Event) -> None:
-        now = time.monotonic()
-        if event.stage == "plan":
-            self.send({"plan": list(event.figures["lines"]), "device": event.figures["device"]})
-            for line in event.figures["lines"] if self.level > 1 else ():
-                self._print(now, f"plan: {line}")
-            return
-        if now - self.noted > 0.2:
-            self.noted = now
-            self.send({"stage": event.stage, "stats": dict(event.figures)})
-        key = f"{event.stage} {event.text}"
-        if self.level > 1 or (self.level and now - self.printed.get(key, float("-inf")) > self.EVERY):
-            self.printed[key] = now
-            figures = "".join(f"  {k}={_short(v)}" for k, v in event.figures.items())
-            self._print(now, f"{event.stage}: {event.text}{figures}")
-
-    def _print(self, now: float, text: str) -> None:
-        with contextlib.suppress(OSError):
-            print(f"[{now - self.start:8.2f} s] {text}", file=sys.stderr, flush=True)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _answer(ending: guard.Ending, args: argparse.Namespace, config: Config, start: float) -> int:
+def _answer(
+    ending: guard.Ending,
+    args: argparse.Namespace,
+    places: tuple[Output | None, Output | None],
+    config: Config,
+    start: float,
+) -> int:
     """Writes what the run came to: result file, standard output, record, in the order of what must not be lost."""
     said = dict(ending.said)
     if ending.how == "error":
@@ -236,61 +212,18 @@ def _answer(ending: guard.Ending, args: argparse.Namespace, config: Config, star
         said["verdict"], reason = NO_ANSWER[ending.how]
         said["reason"] = reason + (f" (stage: {said['stage']})" if said.get("stage") else "")
     text = said["verdict"] + "\n" + (said["witness"] + "\n" if said.get("witness") else "")
-    trouble = _write(args.results_file, text)
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    result, record = places
+    wrong = [result.write(text)] if result and result.descriptor != outputs.STDOUT else []
+    if not (record and record.descriptor == outputs.STDOUT):
+        wrong.append(Output("standard output", outputs.STDOUT).write(text))
     if not args.quiet:
-        wall = time.monotonic() - start
-        print(f"[{wall:8.2f} s] {said['verdict']}: {_one_line(said['reason'])}", file=sys.stderr, flush=True)
-    if args.json:
-        trouble = _write(args.json, _record(said, args, config, start)) or trouble
-    return _complain(trouble) if trouble else 0
+        outputs.say(f"[{time.monotonic() - start:8.2f} s] {said['verdict']}: {_one_line(said['reason'])}")
+    if record:
+        from verifier import record as written
 
-
-def _write(path: str | None, text: str) -> str:
-    """Writes the file; says what went wrong, if anything."""
-    try:
-        if path:
-            guard.write_whole(path, text)
-    except OSError as e:
-        return f"{path}: cannot be written: {e.strerror}"
-    return ""
-
-
-def _record(said: dict[str, Any], args: argparse.Namespace, config: Config, start: float) -> str:
-    import json
-
-    record = {
-        "verdict": said["verdict"],
-        "reason": said["reason"],
-        "model": os.path.abspath(args.model),
-        "property": os.path.abspath(args.property),
-        "wall_seconds": time.monotonic() - start,
-        "seconds": said.get("seconds", {}),
-        "stats": said.get("stats", {}),
-        "plan": said.get("plan", []),
-        "device": said.get("device", config.device),
-        "seed": config.seed,
-        "config": settings.as_dict(config),
-        "versions": versions(),
-        "counterexample": said.get("witness") or None,
-    }
-    return json.dumps(record, indent=1) + "\n"
-
-
-def versions() -> dict[str, Any]:
-    """Of everything that an answer depends on; reads package records, imports none of the packages."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, Any] = {"clipbab": __version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", "onnx", "onnxruntime"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+        wrong.append(record.write(written.record(said, args, config, start)))
+    wrong = [w for w in wrong if w]
+    return _complain("; ".join(wrong)) if wrong else 0
 
 
 def explain(argv: list[str]) -> int:
@@ -311,7 +244,7 @@ def check(argv: list[str]) -> int:
     """`verify check MODEL PROPERTY WITNESS`: prints valid or invalid; status 1 for invalid."""
     p = Parser(prog="verify check", description="Replays a counterexample in ONNX Runtime on the model's own file.")
     _add_files(p)
-    p.add_argument("witness", metavar="WITNESS", help="counterexample or result file, plain or .gz")
+    p.add_argument("witness", metavar="WITNESS", type=path, help="counterexample or result file, plain or .gz")
     args = p.parse_args(argv)
     from verifier import api
     from verifier.evidence.witness import read
@@ -319,7 +252,7 @@ def check(argv: list[str]) -> int:
     point = read(args.witness)
     query, judgement, wrong = api.replay(args.model, args.property, point.x)
     print(f"invalid: {wrong}" if wrong else f"valid: disjunct {judgement.disjunct + 1} of {query.n_disjuncts} holds")
-    if judgement and point.y is not None and len(point.y) == len(judgement.y):
+    if judgement and point.y is not None and not args.quiet and len(point.y) == len(judgement.y):
         off = abs(point.y - judgement.y).max()
         print(f"outputs as stated differ from ONNX Runtime's by at most {off:g}", file=sys.stderr)
     return 1 if wrong else 0
@@ -330,7 +263,7 @@ def bench(argv: list[str]) -> int:
     from verifier.bench import command
 
     what = "Runs suites, each instance in a process of its own; goes on with runs that were ended."
-    p = Parser(prog="verify bench", description=what, allow_abbrev=False)
+    p = Parser(prog="verify bench", description=what)
     command.add_words(p)
     _add_settings(p)
     args = p.parse_args(argv)
@@ -383,8 +316,8 @@ def report(argv: list[str]) -> int:
     print("\n".join([*write.summary(made), f"written: {written[0]}"]))
     if len(written) > 1:
         print(f"         {written[1].parent}/ ({len(written) - 1} files)")
-    if not plots.available():
-        print("verify: no plots: matplotlib is not installed (pip install 'clipbab[plots]')", file=sys.stderr)
+    if not plots.available() and not args.quiet:
+        outputs.say("verify: no plots: matplotlib is not installed (pip install 'clipbab[plots]')")
     return 0
 
 
@@ -392,7 +325,8 @@ def view(argv: list[str]) -> int:
     """`verify view MODEL PROPERTY [WITNESS]`: draws the instance."""
     p = Parser(prog="verify view", description="Draws a property's centre, a counterexample, and the outputs.")
     _add_files(p)
-    p.add_argument("witness", metavar="WITNESS", nargs="?", help="counterexample or result file, plain or .gz")
+    what = "counterexample or result file, plain or .gz"
+    p.add_argument("witness", metavar="WITNESS", type=path, nargs="?", help=what)
     p.add_argument("-o", "--out", metavar="F", required=True, help="the picture: .png, .svg or .pdf")
     args = p.parse_args(argv)
     from verifier.report import view
@@ -417,6 +351,21 @@ def tables(argv: list[str]) -> int:
     return command.run(args, Store.of_user() if config.branching.cache else Store(), pick_device(config))
 
 
+def show_help(argv: list[str]) -> int:
+    """`verify help [COMMAND]`"""
+    words = [word for word in argv if not word.startswith("-")][:1]
+    if words and words[0] not in COMMANDS:
+        raise UsageError(f"{words[0]}: no command{nearest(words[0], COMMANDS)} (see verify --help)")
+    return _command([*(w for w in words if w != "help"), "--help"])
+
+
+def show_version(argv: list[str]) -> int:
+    """`verify version`"""
+    Parser(prog="verify version", description="Says which version this is.").parse_args(argv)
+    print(f"clipbab {__version__}")
+    return 0
+
+
 COMMANDS = {
     "explain": explain,
     "check": check,
@@ -426,6 +375,8 @@ COMMANDS = {
     "report": report,
     "view": view,
     "tables": tables,
+    "help": show_help,
+    "version": show_version,
 }
 
 if __name__ == "__main__":

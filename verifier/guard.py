@@ -24,6 +24,7 @@ standard output is standard error, so that no library can put a word before the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -39,6 +40,7 @@ from typing import Any, NoReturn
 
 HEADER = struct.Struct("<cQ")  # kind of message, length
 NOTE, FINAL = b"n", b"f"
+IRREPLACEABLE = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV}
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -59,7 +61,9 @@ def margin(timeout: float) -> float:
 
 
 class Signals:
-    """While entered, SIGTERM and SIGINT are noted instead of acted on; `first` is the first that came."""
+    """While entered, SIGTERM, SIGINT and SIGHUP are noted instead of acted on; `first` is the first that came. A hangup
+    that the caller ignores (nohup) stays ignored.
+    """
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -69,8 +73,9 @@ class Signals:
     def __enter__(self) -> Signals:
         for fd in (self.awake, self._wake):
             os.set_blocking(fd, False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         self._fd_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         return self
 
@@ -122,8 +127,8 @@ def live(work: Callable[[Send], dict[str, Any]], give: int, parent: int) -> NoRe
     status = 0
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach the whole group; the parent decides
+            signal.signal(number, signal.SIG_IGN)
         die_with(parent)
         os.dup2(2, 1)
         try:
@@ -232,17 +237,21 @@ def one_line(error: BaseException) -> str:
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Puts `text` at `path` in one step. What is no regular file (a terminal, a pipe, /dev/null) is just written to."""
+    """Puts `text` at `path` in one step. What is no regular file (a terminal, a pipe, /dev/null) is just written to; so
+    is a file that cannot be replaced (mounted by itself, or in a folder of somebody else's).
+    """
     place = Path(os.path.realpath(path))
     if place.exists() and not place.is_file():
         place.write_text(text, encoding="utf-8")
         return
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    temporary = place.with_name(f".{place.name[:200]}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as f:
             f.write(text)
         os.replace(temporary, place)
-    except BaseException:
+    except BaseException as e:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise
+        if not (isinstance(e, OSError) and e.errno in IRREPLACEABLE and os.access(place, os.W_OK)):
+            raise
+        place.write_text(text, encoding="utf-8")

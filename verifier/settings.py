@@ -88,6 +88,8 @@ def find(source: str) -> Path:
     known = presets()
     if source in known:
         return known[source]
+    if path.is_dir():
+        raise UsageError(f"--config {source}: is a folder; name a YAML file, or a preset: {', '.join(known)}")
     if path.suffix or len(path.parts) > 1:
         raise FileError(f"{source}: no such settings file")
     raise UsageError(f"--config {source}: no such file, and no preset of that name{_suggest(source, known)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from verifier.cli import COMMANDS
 from verifier.evidence import witness
 
 
@@ -109,7 +110,11 @@ def test_explain_says_what_it_is_and_what_would_be_done(verify):
     ("words", "part"),
     [
         (["--version"], "clipbab 0."),
+        (["version"], "clipbab 0."),
         (["--help"], "--results-file"),
+        (["help"], "--results-file"),
+        (["help", "check"], "WITNESS"),
+        *(([command, "--help"], "-v, --verbose") for command in COMMANDS if command != "help"),
         (["supports", "--name"], "clipbab"),
         (["supports", "--onnx-operators"], "\nRelu "),
         (["settings"], "`bounds.method`"),

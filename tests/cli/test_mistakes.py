@@ -86,11 +86,15 @@ CASES = {
     "bad seed": (["good.onnx", "good.vnnlib", "--seed", "-1"], ["seed"]),
     "no arguments": ([], ["MODEL"]),
     "one argument": (["good.onnx"], ["PROPERTY"]),
-    "unknown option": (["good.onnx", "good.vnnlib", "--tiemout", "3"], ["--tiemout"]),
-    "nowhere to write": (
-        ["good.onnx", "good.vnnlib", "--results-file", "no/such/r.txt"],
-        ["no/such", "does not exist"],
-    ),
+    "unknown option": (["good.onnx", "good.vnnlib", "--tiemout", "3"], ["--tiemout 3", "mean '--timeout'"]),
+    "an empty argument": (["", "good.vnnlib"], ["MODEL", "empty argument"]),
+    "a folder as settings": (["good.onnx", "good.vnnlib", "--config", "folder"], ["--config folder", "is a folder"]),
+    "a mistyped command": (["chekc", "good.onnx", "good.vnnlib", "none"], ["chekc", "did you mean 'check'"]),
+    "another": (["becnh", "folder"], ["becnh", "did you mean 'bench'"]),
+    "help on no command": (["help", "chekc"], ["did you mean 'check'"]),
+    "a mistyped option of a command": (["explain", "good.onnx", "good.vnnlib", "--cofnig=x"], ["mean '--config'"]),
+    "both loud and quiet": (["explain", "good.onnx", "good.vnnlib", "-q", "-v"], ["not allowed with"]),
+    "somebody else's end": (["good.onnx", "good.vnnlib", "--end-with", "1"], ["--end-with 1", "started by"]),
     "a folder as result": (["good.onnx", "good.vnnlib", "--json", "folder"], ["folder"]),
     "the model as result": (["good.onnx", "good.vnnlib", "--json", "good.onnx"], ["good.onnx", "another file"]),
     "missing counterexample": (["check", "good.onnx", "good.vnnlib", "none"], ["none"]),
@@ -155,7 +159,8 @@ def test_a_bug_of_ours_is_confessed_in_one_line_without_a_verdict(verify, files,
     last = done.stderr.splitlines()[-1]
     assert "internal error: ValueError: broken on purpose" in last and "Traceback" not in done.stderr
     assert not (tmp_path / "r").exists()
-    done = verify("good.onnx", "good.vnnlib", "-v", cwd=files, env=env)
-    assert done.returncode == 3
-    log = done.stderr.splitlines()[-1].rpartition("traceback in ")[2].rstrip(")")
-    assert "broken on purpose" in Path(log).read_text()
+    for command in ([], ["explain"]):
+        done = verify(*command, "good.onnx", "good.vnnlib", "-v", cwd=files, env=env)
+        assert done.returncode == 3
+        log = done.stderr.splitlines()[-1].rpartition("traceback in ")[2].rstrip(")")
+        assert "broken on purpose" in Path(log).read_text()

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verifier.config import Config
+from verifier.config import Config, ModelConfig
 from verifier.events import Deadline, Event, Listener, silent
 from verifier.evidence.replay import Judgement, Replayer
 from verifier.evidence.witness import render
 from verifier.net.graph import Network
+from verifier.net.inputs import InputBox
 from verifier.net.load import check_supported, load_network, parse, read_model_bytes
 from verifier.problem import Problem, compile_problem
 from verifier.result import Result, Undecided, Verdict
@@ -44,17 +45,30 @@ class Loaded:
     replayer: Replayer
 
 
-def load(model: Model, prop: str | os.PathLike[str], seconds: dict[str, float]) -> Loaded:
-    """Reads both, the property first because that is quicker; raises InputError. Adds to `seconds` by stage."""
+def load(
+    model: Model, prop: str | os.PathLike[str], seconds: dict[str, float], config: ModelConfig | None = None
+) -> Loaded:
+    """Reads both, the property first because that is quicker and says what the model's inputs are; raises InputError.
+    Adds to `seconds` by stage.
+    """
     with _stage("property", seconds):
         query = parse_property(prop)
     with _stage("model", seconds):
-        network = load_network(model)
+        network = load_network(model, box=input_box(query), config=config)
         check_supported(network)
     with _stage("problem", seconds):
         problem = compile_problem(network, query)
     # The bytes are read again on the first candidate: most proofs never need them.
     return Loaded(network, query, problem, Replayer(lambda: _bytes(model), network, query))
+
+
+def input_box(query: Query) -> InputBox:
+    """The least box that holds all regions in which the property asks for anything."""
+    regions = np.unique(query.disjunct_region)
+    regions = regions[~query.empty[regions]]
+    if not len(regions):
+        return InputBox(np.full(query.n_inputs, -np.inf), np.full(query.n_inputs, np.inf))
+    return InputBox(query.lower[regions].min(0), query.upper[regions].max(0))
 
 
 def verify(
@@ -72,7 +86,7 @@ def verify(
     config = config or Config()
     deadline = deadline or Deadline.after(config.timeout)
     seconds: dict[str, float] = {}
-    return decide(load(model, prop, seconds), config, on_event, deadline, seconds)
+    return decide(load(model, prop, seconds, config.model), config, on_event, deadline, seconds)
 
 
 def decide(loaded: Loaded, config: Config, on_event: Listener, deadline: Deadline, seconds: dict[str, float]) -> Result:
@@ -111,12 +125,14 @@ def make_plan(loaded: Loaded, config: Config) -> tuple[str, ...]:
     return tuple(plan.lines())
 
 
-def replay(model: Model, prop: str | os.PathLike[str], x: np.ndarray) -> tuple[Query, Judgement | None, str]:
+def replay(
+    model: Model, prop: str | os.PathLike[str], x: np.ndarray, config: ModelConfig | None = None
+) -> tuple[Query, Judgement | None, str]:
     """(query, what ONNX Runtime finds at x exactly as given, and what is wrong with x if anything).
 
     No judgement, and a text, where x has not as many entries as the model has inputs.
     """
-    judge = replayer(model, prop)
+    judge = replayer(model, prop, config)
     query = judge.query
     if len(x) != query.n_inputs:
         return query, None, f"the counterexample has {len(x)} inputs, the model takes {query.n_inputs}"
@@ -126,10 +142,10 @@ def replay(model: Model, prop: str | os.PathLike[str], x: np.ndarray) -> tuple[Q
     return query, judgement, f"the property does not hold there: off by {query.violation(x, judgement.y):g}"
 
 
-def replayer(model: Model, prop: str | os.PathLike[str]) -> Replayer:
+def replayer(model: Model, prop: str | os.PathLike[str], config: ModelConfig | None = None) -> Replayer:
     """What runs the model in ONNX Runtime and judges by the property; whether there are bounds for it matters not."""
     query = parse_property(prop)
-    network = load_network(model)
+    network = load_network(model, box=input_box(query), config=config)
     if query.n_inputs != network.n_inputs or query.n_outputs != network.n_outputs:
         compile_problem(network, query)  # raises the error that says so
     return Replayer(lambda: _bytes(model), network, query)

@@ -130,7 +130,13 @@ def _add_files(p: Parser) -> None:
 def _add_settings(p: Parser) -> None:
     p.add_argument("--config", metavar="CFG", type=path, help="settings: a YAML file, or the name of a preset")
     p.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting; may be repeated")
+    _add_model(p)
     _add_machine(p)
+
+
+def _add_model(p: Parser) -> None:
+    shape = "shape of an input whose dimensions the model's file leaves open, as in x=1,16,4; may be repeated"
+    p.add_argument("--input-shape", metavar="INPUT=DIMS", action="append", default=[], help=shape)
 
 
 def _add_machine(p: Parser) -> None:
@@ -140,8 +146,11 @@ def _add_machine(p: Parser) -> None:
 
 def _config(args: argparse.Namespace) -> Config:
     flags = {k: getattr(args, k) for k in ("timeout", "device", "seed") if getattr(args, k, None) is not None}
-    words = [*args.set, *(["branching.cache=false"] if args.no_cache else [])]
-    return settings.read(args.config, words, flags)
+    given = vars(args)
+    words = [*given.get("set", []), *(["branching.cache=false"] if given.get("no_cache") else [])]
+    if given.get("input_shape"):
+        words.append(f"model.input_shapes={';'.join(args.input_shape)}")
+    return settings.read(given.get("config"), words, flags)
 
 
 def run(argv: list[str]) -> int:
@@ -245,12 +254,13 @@ def check(argv: list[str]) -> int:
     p = Parser(prog="verify check", description="Replays a counterexample in ONNX Runtime on the model's own file.")
     _add_files(p)
     p.add_argument("witness", metavar="WITNESS", type=path, help="counterexample or result file, plain or .gz")
+    _add_model(p)
     args = p.parse_args(argv)
     from verifier import api
     from verifier.evidence.witness import read
 
     point = read(args.witness)
-    query, judgement, wrong = api.replay(args.model, args.property, point.x)
+    query, judgement, wrong = api.replay(args.model, args.property, point.x, _config(args).model)
     print(f"invalid: {wrong}" if wrong else f"valid: disjunct {judgement.disjunct + 1} of {query.n_disjuncts} holds")
     if judgement and point.y is not None and not args.quiet and len(point.y) == len(judgement.y):
         off = abs(point.y - judgement.y).max()
@@ -328,10 +338,11 @@ def view(argv: list[str]) -> int:
     what = "counterexample or result file, plain or .gz"
     p.add_argument("witness", metavar="WITNESS", type=path, nargs="?", help=what)
     p.add_argument("-o", "--out", metavar="F", required=True, help="the picture: .png, .svg or .pdf")
+    _add_model(p)
     args = p.parse_args(argv)
     from verifier.report import view
 
-    for line in view.draw(args.model, args.property, args.witness, args.out):
+    for line in view.draw(args.model, args.property, args.witness, args.out, _config(args).model):
         print(line)
     return 0
 

@@ -107,6 +107,15 @@ def setting_of(group: type, name: str) -> Setting:
 
 
 @dataclass(frozen=True)
+class ModelConfig(Group):
+    """What is to be known of a model beyond its file."""
+
+    input_shapes: str = setting(
+        "", "shapes of inputs whose dimensions the file leaves open, as in x=1,16,4;y=2 (--input-shape)"
+    )
+
+
+@dataclass(frozen=True)
 class BoundsConfig(Group):
     """How outputs are bounded."""
 
@@ -199,6 +208,7 @@ class Config(Group):
     )
     seed: int = setting(0, "seed of every random choice", basic=True, low=0)
     threads: int = setting(0, "CPU threads; 0 uses what the system offers", basic=True, low=0)
+    model: ModelConfig = field(default_factory=ModelConfig)
     bounds: BoundsConfig = field(default_factory=BoundsConfig)
     branching: BranchingConfig = field(default_factory=BranchingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -19,6 +19,7 @@ import numpy as np
 from verifier import api
 from verifier.config import Config
 from verifier.net.graph import Network
+from verifier.net.inputs import FIXED
 from verifier.ops import OPS
 from verifier.problem import Problem
 from verifier.result import UnsupportedError
@@ -30,7 +31,7 @@ SHOWN = 8  # entries of a longer list that are printed
 def lines(model: str | os.PathLike[str], prop: str | os.PathLike[str], config: Config) -> Iterator[str]:
     """The explanation, line by line; raises what `verify` would raise for the same files."""
     try:
-        loaded = api.load(model, prop, {})
+        loaded = api.load(model, prop, {}, config.model)
     except UnsupportedError as error:
         yield from _unknown(error)
         raise
@@ -54,7 +55,8 @@ def _network(network: Network) -> Iterator[str]:
     yield f"  opset {network.opset}; {len(network.nodes)} operators after simplification; {numbers:,} parameters"
     for word, tensors in (("input", network.inputs), ("output", network.outputs)):
         for t in tensors:
-            yield f"  {word} {t.name} {_shape(t.shape)} {t.dtype}"
+            name, fixed, _ = t.name.partition(FIXED)
+            yield f"  {word} {name} {_shape(t.shape)} {t.dtype}" + (", fixed by the property" if fixed else "")
     sizes: Counter = Counter()
     for node in network.nodes:
         sizes[node.kind] += prod(node.shape)

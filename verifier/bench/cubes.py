@@ -89,12 +89,13 @@ def fingerprint(problem: Problem) -> str:
 def solve(job: Job, send: guard.Send, deadline: Deadline) -> dict[str, Any]:
     """Decides a cube; the last words of the process that does."""
     seconds: dict[str, float] = {}
-    loaded = api.load(job.model, job.property, seconds)
+    config = settings.from_dict(job.config)
+    loaded = api.load(job.model, job.property, seconds, config.model)
     more = dict(job.more)
     if more.pop("mark") != fingerprint(loaded.problem):
         raise FileError(f"{job.model}, {job.property}: not the same here as where the cubes were cut")
     loaded = replace(loaded, problem=restricted(loaded.problem, **more))
-    result = api.decide(loaded, settings.from_dict(job.config), Notes(send), deadline, seconds)
+    result = api.decide(loaded, config, Notes(send), deadline, seconds)
     return api.last_words(result)
 
 
@@ -271,7 +272,7 @@ def conquer(
     and its reader; the scheduler then drops what still runs.
     """
     seconds: dict[str, float] = {}
-    loaded = api.load(model, prop, seconds)
+    loaded = api.load(model, prop, seconds, config.model)
     if not len(loaded.problem.lower):
         result = api.decide(loaded, config, listener, deadline, seconds)
         return {"verdict": str(result.verdict), "reason": result.reason, "seconds": seconds, "stats": {}, "plan": []}

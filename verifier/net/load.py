@@ -13,14 +13,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from verifier.config import ModelConfig
 from verifier.net.draft import RULES, Draft
 from verifier.net.functions import inline_bodies
 from verifier.net.graph import Network
+from verifier.net.inputs import InputBox, as_fixed, fixed_inputs, input_places, probes, samples, with_constants
 from verifier.net.lookup import look_up
 from verifier.net.simplify import simplify
 from verifier.net.trace import RANDOM, first_line, trace
 from verifier.ops import OPS
-from verifier.result import FileError, ModelError, UnsupportedError, VerifierError
+from verifier.result import FileError, ModelError, UnsupportedError, UsageError, VerifierError
 
 __all__ = ["RULES", "check_supported", "load_network", "read_model_bytes"]
 
@@ -55,20 +57,27 @@ def unpacked(data: bytes, name: str) -> bytes:
         raise FileError(f"{name}: the gzip file is truncated or damaged: {first_line(e)}") from None
 
 
-def load_network(source: Any, keep: tuple[str, ...] = (), rewrite: bool = True) -> Network:
+def load_network(
+    source: Any,
+    keep: tuple[str, ...] = (),
+    rewrite: bool = True,
+    box: InputBox | None = None,
+    config: ModelConfig | None = None,
+) -> Network:
     """Reads a file (path), bytes, or a ModelProto. `keep` names tensors of the file that must survive as nodes; without
-    `rewrite` every operator of the file keeps its own nodes.
+    `rewrite` every operator of the file keeps its own nodes. `box` is what the property says of the inputs, where it is
+    known: unknown dimensions, constants and the point of the shape inference run follow from it.
 
-    Raises FileError, ModelError or UnsupportedError; no other exception.
+    Raises FileError, ModelError, UnsupportedError or UsageError; no other exception.
     """
     proto = hasattr(source, "SerializeToString")
     name = "model" if proto or isinstance(source, bytes) else os.fspath(source)
     data = source if proto else read_model_bytes(source)
     try:
-        network = build(parse(data, name), name, tuple(keep), rewrite)
+        network = build(parse(data, name), name, tuple(keep), rewrite, box, config or ModelConfig())
     except UnsupportedError as e:
         raise UnsupportedError(name, e.nodes, e.why) from None
-    except FileError:
+    except (FileError, UsageError):
         raise
     except VerifierError as e:
         raise ModelError(f"{name}: {e}") from None
@@ -135,14 +144,24 @@ def with_external_data(model: Any, name: str, copy: bool) -> Any:
     return model
 
 
-def build(model: Any, name: str, keep: tuple[str, ...], rewrite: bool) -> Network:
-    """Bodies in place of operators, trace, lookups in place of pieces, rewrite; where structure depends on the input
-    look at the shapes again."""
-    model = inline_bodies(model, RULES.declared | OPS.declared | RANDOM, keep)
-    t = trace(model, keep)
+def build(
+    model: Any, name: str, keep: tuple[str, ...], rewrite: bool, box: InputBox | None, config: ModelConfig
+) -> Network:
+    """Constants for fixed inputs, bodies for operators, trace, lookups for pieces, rewrite; where structure depends on
+    the input look at the shapes again."""
+    inputs = input_places(model.graph, box, config.input_shapes)
+    if not inputs:
+        raise ModelError("the model has no inputs")
+    fixed = fixed_inputs(inputs, box)
+    model = inline_bodies(with_constants(model, fixed), RULES.declared | OPS.declared | RANDOM, keep)
+    free = tuple(p for p in inputs if p.name not in fixed)
+    t = trace(model, free, samples(inputs, fixed, box), keep)
     look_up(t, model, keep)
     draft = Draft(t.shapes, t.dtypes, t.values, t.opset)
-    network = simplify(t.raws, draft, t.inputs, t.outputs, name, keep, rewrite)
+    listed = tuple(as_fixed(p, fixed) for p in inputs)
+    for place in listed:
+        draft.shapes[place.name], draft.dtypes[place.name] = place.shape, place.dtype
+    network = simplify(t.raws, draft, listed, t.outputs, name, keep, rewrite)
     if any("Dynamic" in n.kind for n in network.nodes):
-        t.again()
+        t.again(probes(inputs, fixed, box))
     return network

@@ -191,18 +191,20 @@ def settle(g: Draft, roots: frozenset[str], rewrite: bool) -> None:
 
 def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the outputs, each of them a node. An input y as output becomes a Reshape to its own shape under a new
-    name; a constant c becomes x_0 0 + c, with x_0 the first entry of the first input."""
+    name; a constant c becomes x_0 0 + c, with x_0 the first entry of the first input that has any: in float64, which
+    holds whole numbers as a replay compares them."""
     names = {t.name for t in inputs}
     result = []
     for name in outputs:
         if name in names:
             name = g.emit("Reshape", (name,), shape=g.shapes[name])
         elif name in g.values:
-            value = g.values.pop(name)
-            flat = g.emit("Reshape", (inputs[0].name,), shape=(inputs[0].size,))
+            bias = g.values.pop(name).astype(np.float64).reshape(-1)
+            source = next((t for t in inputs if t.size), inputs[0])
+            flat = g.emit("Reshape", (source.name,), shape=(source.size,))
             first = g.emit("Slice", (flat,), shape=(1,), axes=(0,), starts=(0,), ends=(1,), steps=(1,))
-            weight, bias = np.zeros((1, value.size), value.dtype), value.reshape(-1)
-            y = g.emit("Linear", (first, g.constant(weight, name), g.constant(bias, name)), shape=(value.size,))
+            weight = g.constant(np.zeros((1, bias.size)), name)
+            y = g.emit_dtype("Linear", (first, weight, g.constant(bias, name)), (bias.size,), g.dtypes[name])
             g.emit("Reshape", (y,), name)
         result.append(name)
     return tuple(result)

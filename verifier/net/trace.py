@@ -1,18 +1,20 @@
 """One run of the model in ONNX Runtime tells every tensor's shape, element type and constant value.
 
-Inputs get static shapes (unknown dimensions become 1), operators that the outputs do not need are dropped, large
-weights become inputs of the run (so that nothing is serialised twice), and every tensor becomes an output.
+Inputs come with static shapes, and with points to run at (`verifier.net.inputs`): the first that the model can be run
+at is taken. Operators that the outputs do not need are dropped, large weights become inputs of the run (so that nothing
+is serialised twice), and every tensor becomes an output.
 
 A tensor is constant if all its ancestors are weights, constants, or shapes of tensors whose own shape does not depend
 on the inputs. Its value is what ONNX Runtime computed. A tensor's shape is *open* if values that depend on the inputs
-decide on it or on a tensor it is made from. Such a tensor has the shape that it has for zeros; `Trace.again` sees to it
-that at least the outputs keep theirs.
+decide on it or on a tensor it is made from. Such a tensor has the shape that it has at that point; `Trace.again` sees
+to it that at least the outputs keep theirs.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +25,9 @@ from onnx import helper, numpy_helper
 from verifier.net.draft import Raw
 from verifier.net.graph import Shape
 from verifier.net.graph import Tensor as Place
+from verifier.net.inputs import MAX_ENTRIES, checked_dims
 from verifier.result import ModelError, UnsupportedError
 
-MAX_ENTRIES = 2**29  # of one tensor: 2 GiB of float32
 MAX_TOTAL = 2**31  # of all tensors together, which the run holds at once
 SMALL = 1024  # weights up to this many entries stay in the graph, where shape inference may need them
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -65,15 +67,13 @@ class Trace:
         except Exception as e:
             raise ModelError(f"ONNX Runtime cannot run the model: {first_line(e)}") from None
 
-    def again(self) -> None:
+    def again(self, samples: Sequence[Tensors]) -> None:
         """Runs on more inputs; an output whose shape changes has no place in a network of static shapes.
 
         An input that the model cannot run on (an index out of range, say) tells nothing. Shapes inside may change: they
         do so behind an operator that no bounds exist for, so nothing is ever proved from them.
         """
-        rng = np.random.default_rng(0)
-        for scale in (1, 8, 64):
-            sample = {t.name: (scale * rng.random(t.shape)).astype(t.dtype) for t in self.inputs}
+        for sample in samples:
             try:
                 results = self.run(sample)
             except ModelError:
@@ -84,6 +84,16 @@ class Trace:
                     shapes = f"{list(self.shapes[name])} and {list(value.shape)}"
                     raise ModelError(f"the shape of output {name!r} depends on the input: {shapes} were seen")
 
+    def first_run(self, samples: Sequence[Tensors]) -> Tensors:
+        """Every tensor at the first of the samples that the model can be run at. Raises what the first one raised."""
+        error: ModelError | None = None
+        for sample in samples:
+            try:
+                return {**sample, **self.run(sample)}
+            except ModelError as e:
+                error = error or e
+        raise error or ModelError("the model has no inputs")
+
 
 def first_line(e: BaseException) -> str:
     """An error's first line, short enough for one line of ours."""
@@ -92,9 +102,11 @@ def first_line(e: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def trace(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Trace:
-    """Runs `model` once on zeros. `keep` names tensors that must not be dropped. Raises ModelError,
-    UnsupportedError."""
+def trace(
+    model: onnx.ModelProto, inputs: tuple[Place, ...], samples: Sequence[Tensors], keep: tuple[str, ...] = ()
+) -> Trace:
+    """Runs `model` at one of the samples for its `inputs`. `keep` names tensors that must not be dropped. Raises
+    ModelError, UnsupportedError."""
     graph = model.graph
     if graph.sparse_initializer:
         raise ModelError("sparse weights are not supported")
@@ -108,15 +120,10 @@ def trace(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Trace:
     nodes = live_nodes(graph, (*outputs, *keep))
     refuse_unknown(nodes, opset, {o.domain: o.version for o in model.opset_import})
     weights = read_weights(graph, {i for n in nodes for i in n.input} | set(outputs))
-    names = {i.name for i in graph.initializer}
-    inputs = tuple(input_place(i) for i in graph.input if i.name not in names)
-    if not inputs:
-        raise ModelError("the model has no inputs")
     t = Trace(inputs, outputs, [decode(n, opset) for n in nodes], opset, weights)
     t.session, t.weights = open_session(model, nodes, inputs, weights)
-    sample = {p.name: np.zeros(p.shape, p.dtype) for p in inputs}
-    results = t.run(sample)
-    for name, value in {**sample, **weights, **results}.items():
+    results = t.first_run(samples)
+    for name, value in {**weights, **results}.items():
         plain = isinstance(value, np.ndarray)  # sequences and optionals have no shape here; no operator takes them
         t.shapes[name], t.dtypes[name] = (value.shape, value.dtype) if plain else ((), np.dtype(object))
     for raw in t.raws:
@@ -191,14 +198,6 @@ def refuse_unknown(nodes: list[onnx.NodeProto], opset: int, domains: dict[str, i
         raise UnsupportedError("model", unknown, reasons)
 
 
-def checked_dims(name: str, dims: Any) -> Shape:
-    """Dimensions as a shape, if a tensor of that shape can be held."""
-    shape = tuple(int(d) for d in dims)
-    if min(shape, default=0) < 0 or math.prod(shape) > MAX_ENTRIES:
-        raise ModelError(f"tensor {name!r} of shape {list(shape)} is too large or has a negative dimension")
-    return shape
-
-
 def read_weights(graph: onnx.GraphProto, used: set[str]) -> Tensors:
     """The initializers that are used, as arrays."""
     weights = {}
@@ -210,21 +209,6 @@ def read_weights(graph: onnx.GraphProto, used: set[str]) -> Tensors:
             except Exception as e:
                 raise ModelError(f"weight {tensor.name!r} cannot be read: {first_line(e)}") from None
     return weights
-
-
-def input_place(info: onnx.ValueInfoProto) -> Place:
-    """A network input; dimensions that are symbolic, absent or zero are 1."""
-    if not info.type.HasField("tensor_type") or not info.type.tensor_type.HasField("shape"):
-        raise ModelError(f"input {info.name!r} is no tensor of known rank")
-    t = info.type.tensor_type
-    shape = checked_dims(info.name, [max(d.dim_value, 0) or 1 for d in t.shape.dim])
-    try:
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(t.elem_type))
-    except Exception:
-        raise ModelError(f"input {info.name!r} has an unknown element type ({t.elem_type})") from None
-    if dtype.kind not in "fiub" or (dtype.kind == "f" and dtype.itemsize not in (2, 4, 8)):
-        raise ModelError(f"input {info.name!r} has elements of type {dtype}, not numbers")
-    return Place(info.name, shape, dtype)
 
 
 def refuse_odd_names(graph: onnx.GraphProto) -> None:

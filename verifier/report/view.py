@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from verifier.config import ModelConfig
 from verifier.report import plots
 from verifier.result import FileError, InputError, MismatchError, UsageError
 
@@ -28,7 +29,9 @@ BARS = 20  # outputs drawn; of more, the greatest at either point
 COLOURS = plots.SERIES[0], plots.SERIES[1]
 
 
-def draw(model: str, prop: str, witness: str | None, out: str | os.PathLike[str]) -> list[str]:
+def draw(
+    model: str, prop: str, witness: str | None, out: str | os.PathLike[str], config: ModelConfig | None = None
+) -> list[str]:
     """Draws the instance into the file `out`; lines that say what was drawn."""
     if Path(out).suffix.lower() not in ENDINGS:
         raise UsageError(f"{out}: name a picture that ends with {', '.join(ENDINGS)}")
@@ -36,7 +39,7 @@ def draw(model: str, prop: str, witness: str | None, out: str | os.PathLike[str]
         raise UsageError("pictures need matplotlib: pip install 'clipbab[plots]'")
     from verifier import api
 
-    replayer = api.replayer(model, prop)
+    replayer = api.replayer(model, prop, config)
     x = _witness(witness, replayer.query.n_inputs) if witness else None
     names = ["centre", "given point"]
     lower, upper = _box(replayer.query, x, prop)

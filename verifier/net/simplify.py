@@ -142,7 +142,7 @@ from verifier.net import rewrites_order as order
 from verifier.net import rewrites_ranges as ranges
 from verifier.net import rewrites_relus as relus
 from verifier.net import rewrites_shares as shares
-from verifier.net import rules_affine, rules_moves, rules_other, rules_recurrent, rules_resize  # noqa: F401
+from verifier.net import rules_affine, rules_moves, rules_other, rules_pools, rules_recurrent, rules_resize  # noqa: F401
 from verifier.net.draft import Draft, Raw
 from verifier.net.graph import Network, Tensor
 from verifier.net.local import Local, apply_local

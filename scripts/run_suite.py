@@ -13,35 +13,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from verifier.bench.suites import Instance, read
+from verifier.result import InputError
+
 DECIDED = ("sat", "unsat")
 COLUMNS = ("onnx", "vnnlib", "timeout", "expected", "verdict", "seconds", "note")
 GRACE = 30.0  # seconds past its timeout after which an instance is killed
 
 
-def instances(folder: Path) -> list[dict[str, str]]:
-    """The lines of instances.csv as {onnx, vnnlib, timeout, expected}."""
-    with open(folder / "instances.csv", newline="", encoding="utf-8") as f:
-        rows = [row for row in csv.reader(f) if row]
-    head = [cell.strip().lower() for cell in rows[0]] if rows else []
-    if "onnx" not in head or "vnnlib" not in head:
-        head = ["onnx", "vnnlib", "timeout"]
-    else:
-        rows = rows[1:]
-    found = []
-    for row in rows:
-        cells = dict(zip(head, (cell.strip() for cell in row)))
-        timeout = cells.get("timeout_s") or cells.get("timeout") or "300"
-        line = {"onnx": cells["onnx"], "vnnlib": cells["vnnlib"], "timeout": timeout}
-        found.append({**line, "expected": cells.get("expected", "")})
-    return found
-
-
-def run(command: list[str], folder: Path, line: dict[str, str], cap: float) -> dict[str, Any]:
-    """Runs one instance; the line with verdict, seconds and note added."""
-    limit = min(float(line["timeout"]), cap)
+def run(command: list[str], instance: Instance, cap: float) -> dict[str, Any]:
+    """Runs one instance; its line of the results."""
+    limit = min(instance.timeout, cap)
     with tempfile.TemporaryDirectory() as tmp:
         result = Path(tmp) / "result.txt"
-        words = [str(folder / line["onnx"]), str(folder / line["vnnlib"]), "--timeout", f"{limit:g}"]
+        words = [*instance.paths, "--timeout", f"{limit:g}"]
         start = time.monotonic()
         try:
             done = subprocess.run(
@@ -56,9 +41,10 @@ def run(command: list[str], folder: Path, line: dict[str, str], cap: float) -> d
     note = "" if verdict in DECIDED else said.partition(" s] ")[2] or said
     if verdict in DECIDED and seconds > limit:
         note = "late"
-    if {verdict, line["expected"]} == set(DECIDED):
+    if {verdict, instance.expected} == set(DECIDED):
         note = "CONTRADICTS the expected answer"
-    return {**line, "timeout": f"{limit:g}", "verdict": verdict, "seconds": f"{seconds:.2f}", "note": note[:100]}
+    line = [instance.model, instance.property, f"{limit:g}", instance.expected, verdict, f"{seconds:.2f}", note[:100]]
+    return dict(zip(COLUMNS, line))
 
 
 def main() -> int:
@@ -70,12 +56,14 @@ def main() -> int:
     )
     p.add_argument("--verify", default=f"{shlex.quote(sys.executable)} -m verifier", help="the command to run")
     args = p.parse_intermixed_args()
-    if not (args.folder / "instances.csv").is_file():
-        print(f"run_suite.sh: {args.folder}/instances.csv: no such file", file=sys.stderr)
+    try:
+        listed = read([str(args.folder)], 300.0)
+    except InputError as e:
+        print(f"run_suite.sh: {e}", file=sys.stderr)
         return 2
     done: list[dict[str, Any]] = []
-    for line in instances(args.folder):
-        row = run(shlex.split(args.verify), args.folder, line, args.timeout_cap)
+    for instance in listed:
+        row = run(shlex.split(args.verify), instance, args.timeout_cap)
         done.append(row)
         names = f"{Path(row['onnx']).name} {Path(row['vnnlib']).name}"
         expected = f"expected {row['expected']}" if row["expected"] else ""

@@ -49,10 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     outputs.open_standard_streams()
     try:
-        try:
+        with outputs.flushed():
             return _command(argv)
-        finally:
-            sys.stdout.flush()
     except InputError as e:
         return _complain(e)
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import re
 import select
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +144,21 @@ def silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, STDOUT)
     os.close(nowhere)
+
+
+@contextlib.contextmanager
+def flushed() -> Iterator[None]:
+    """What was printed within is out afterwards. Raises OSError where it is not, but not in place of another error."""
+    try:
+        yield
+    except Exception:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            silence()
+        raise
+    finally:
+        sys.stdout.flush()
 
 
 def say(text: str) -> None:

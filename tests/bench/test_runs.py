@@ -2,15 +2,21 @@
 
 import csv
 import gzip
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from playing import ENV, ROOT, records, suite
+from playing import ENV, PROGRAM, ROOT, records, suite
+
+from verifier.bench.server import Server
+from verifier.bench.store import MUST_AGREE, Store
+from verifier.result import FileError, UsageError
 
 DIGITS = ROOT / "benchmarks" / "digits"
 FIELDS = (
@@ -68,7 +74,7 @@ def test_pairs_named_by_patterns(bench, tmp_path):
         (["--filter", "("], "not a regular expression"),
         (["--filter", "nothing"], "matches no instance"),
         (["--set", "bounds.method=magic"], "bounds.method must be one of"),
-        (["--timout", "3"], "unrecognized arguments"),
+        (["--timout", "3"], "unrecognized arguments: --timout 3; did you mean '--timeout'?"),
     ],
 )
 def test_mistakes_are_told_in_one_line(bench, tmp_path, words, says):
@@ -119,6 +125,8 @@ def test_ill_behaved_instances_cost_only_themselves(bench, tmp_path):
     assert found[0]["bounds"][0][1:] == [3, -1.5]
     assert found[1]["stats"] == {"domains": 1, "worst": None}
     assert time.time() - start < 60
+    log = (out / "stderr.log").read_text()
+    assert "bug.onnx" in log and "ValueError: played" in log and "Traceback" in log
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(out) not in left
 
@@ -202,6 +210,76 @@ def test_a_changed_list_is_refused(bench, once):
     assert status == 2 and "the list has changed" in err
 
 
+def store(folder, **run):
+    return Store(folder, {key: run.get(key) for key in MUST_AGREE} | {"suites": {}}, [])
+
+
+def record(index):
+    words = {"suite": "s", "model": "m", "property": "p", "verdict": "unsat", "seconds": 1.0, "counterexample": None}
+    return {"index": index, **words}
+
+
+def test_a_folder_without_results_may_be_begun_anew(tmp_path):
+    store(tmp_path, memory_gib=1.0).close()
+    again = store(tmp_path, memory_gib=2.0)
+    again.add(record(0))
+    again.close()
+    assert json.loads((tmp_path / "run.json").read_text())["memory_gib"] == 2.0
+    with pytest.raises(UsageError, match="memory_gib was 2.0, now 3.0"):
+        store(tmp_path, memory_gib=3.0)
+
+
+@pytest.mark.parametrize("room", [10_000, 40])
+def test_a_disk_that_takes_a_line_in_pieces_or_not_at_all(tmp_path, monkeypatch, room):
+    begun = store(tmp_path)
+    begun.add(record(0))
+    write, left = os.write, [room]
+
+    def slow(fd, data):
+        if not left[0]:
+            raise OSError(28, "No space left on device")
+        count = write(fd, bytes(data[: min(7, left[0])]))
+        left[0] -= count
+        return count
+
+    monkeypatch.setattr(os, "write", slow)
+    if room < 100:
+        with pytest.raises(FileError, match="No space left on device; all results before are kept"):
+            begun.add(record(1))
+    else:
+        begun.add(record(1))
+    begun.close()
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == ([0] if room < 100 else [0, 1])
+
+
+@pytest.mark.parametrize("how", [">&-", "> /dev/full"])
+def test_results_are_kept_where_standard_output_takes_none(bench, tmp_path, how):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    folder, out = suite(tmp_path / "s", ["ok", "sat"]), tmp_path / "out"
+    words = ["bash", "-c", f'"$@" {how}', "bash", sys.executable, "-c", PROGRAM, str(folder), "--out", str(out)]
+    done = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and f"results are in {out}" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert [r["verdict"] for r in records(out)] == ["unsat", "sat"]
+
+
+def test_quiet_says_only_what_it_came_to(bench, tmp_path):
+    status, said, err = bench(suite(tmp_path / "s", ["ok"]), "--out", tmp_path / "out", "-q")
+    assert (status, err) == (0, "") and [line.partition(":")[0] for line in said.splitlines()] == [
+        "s",
+        f"results in {tmp_path}/out",
+    ]
+
+
+def test_a_client_that_is_gone_ends_its_server():
+    near, far = socket.socketpair()
+    server = Server(far)
+    server.tell({"ready": 1})
+    near.close()
+    server.run()
+
+
 @pytest.fixture(scope="module")
 def once(bench, tmp_path_factory):
     """A finished run: its suite and its folder."""
@@ -230,5 +308,6 @@ def test_a_terminal_gets_a_live_display(bench, tmp_path):
     os.close(near)
     assert run.wait(20) == 0
     text = seen.decode()
+    assert "s[0] ok.onnx p_0.vnnlib" in text and "[cyan]" not in text and "[bold]" not in text
     assert "2 of 3" in text and "1 sat" in text and "left" in text and "search" in text
     assert "s: 3 instances: 1 unsat, 1 sat, 1 timeout" in text

@@ -69,6 +69,26 @@ def test_lists_that_are_none(tmp_path, text):
         suites.read([str(listed(tmp_path / "a", text))], 30.0)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model,prop,time\nm.onnx,p.vnnlib,3\n", ":1: 'time' is not a time in seconds; if this line is a header, name"),
+        ("m.onnx,p.vnnlib,3\n\nm.onnx,p.vnnlib,-1\n", ":3: '-1' is not a time in seconds"),
+        ("onnx,vnnlib,timeout\nm.onnx,,3\n", ":2: expected onnx,vnnlib,timeout: a model, a property, seconds"),
+        ('m.onnx,p.vnnlib,3\nm.onnx,"p.vnnlib,3\nm.onnx,p.vnnlib,3\n', ":2: not a line of a CSV file: unexpected end"),
+        ('m.onnx,"p.vnnlib,3\nm.onnx",p.vnnlib,3\n', ":1: a quotation mark is not closed on its line"),
+        ('m.onnx,"p.vnnlib"x,3\n', ":1: not a line of a CSV file: "),
+        (f"m.onnx,{'p' * 200_000},3\n", ":1: not a line of a CSV file: field larger than field limit"),
+    ],
+)
+def test_mistakes_in_lists_are_placed(tmp_path, text, says):
+    with pytest.raises(FileError) as error:
+        suites.read([str(listed(tmp_path / "a", text))], 30.0)
+    where, _, message = str(error.value).partition("instances.csv")
+    assert message.startswith(says) and "\n" not in str(error.value)
+    assert ("header" in message) == says.startswith(":1: 'time'")
+
+
 def test_a_missing_suite(tmp_path):
     with pytest.raises(FileError, match="no such file"):
         suites.read([str(tmp_path / "none")], 1.0)

@@ -24,7 +24,7 @@ from verifier.bench.local import Happening, Local
 from verifier.bench.store import Store
 from verifier.bench.suites import Instance
 from verifier.config import Config
-from verifier.result import UsageError
+from verifier.result import FileError, UsageError
 
 POLL = 0.2  # seconds
 INTERRUPTED, WRONG = 130, 1
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, config: Config, argv: list[str], work: str = J
     try:
         todo = [i for i in listed if i.key not in store.done]
         before = len(listed) - len(todo)
-        if before:
+        if before and not args.quiet:
             print(f"{out}: {before} of {len(listed)} instances have results; {len(todo)} to run", flush=True)
         interrupted = bool(todo) and _work(todo, before, args, config, store, work)
         mine = [(i, store.done[i.key]) for i in listed if i.key in store.done]
@@ -132,13 +132,16 @@ def _work(todo: list[Instance], before: int, args: argparse.Namespace, config: C
     """Runs what is to be run; whether it was interrupted."""
     with guard.Signals() as signals:
         engine = _engine(args, config, warm=work == Job.work and config.device != "cuda")
-        show = display.pick(before + len(todo), before, args.jobs)
+        show = display.pick(before + len(todo), before, args.jobs, args.quiet)
         try:
             make = job_maker(args, config, str(store.folder / "stderr.log"), work)
-            return _loop(todo, engine, make, show, store, signals)
+            interrupted = _loop(todo, engine, make, show, store, signals)
         finally:
             show.close()
             engine.close()
+    if show.trouble:
+        raise FileError(f"standard output: cannot be written: {show.trouble}; results are in {store.folder}")
+    return interrupted
 
 
 def _engine(args: argparse.Namespace, config: Config, warm: bool) -> Engine:

@@ -24,6 +24,7 @@ class Plain:
         self.begun = time.monotonic()
         self.seconds: list[float] = []
         self.running: dict[Any, tuple[Instance, str, float]] = {}
+        self.trouble = ""  # why standard output takes no lines; the run goes on without
 
     def start(self, instance: Instance, stage: str = "start") -> None:
         """The instance is at work, at that stage."""
@@ -47,6 +48,17 @@ class Plain:
         self.line(f"{count}  {record['verdict']:7} {record['seconds']:8.2f} s  {instance.name}{note}")
 
     def line(self, text: str) -> None:
+        if self.trouble:
+            return
+        try:
+            self.put(text)
+        except BrokenPipeError:  # whoever read it wants no more, as every command takes it
+            raise
+        except OSError as e:
+            self.trouble = e.strerror or str(e)
+
+    def put(self, text: str) -> None:
+        """Prints a line."""
         print(text, flush=True)
 
     def left(self) -> float:
@@ -62,6 +74,13 @@ class Plain:
         """Nothing is drawn after this."""
 
 
+class Silent(Plain):
+    """Nothing."""
+
+    def put(self, text: str) -> None:
+        pass
+
+
 class Live(Plain):
     """A table below the lines: what runs and its stage, counts, time left. Draws from this thread only."""
 
@@ -69,14 +88,16 @@ class Live(Plain):
         super().__init__(total, before, slots)
         from rich.console import Console
         from rich.live import Live as Area
+        from rich.text import Text
 
+        self.text = Text  # what is in brackets is no markup
         self.console = Console(highlight=False)
         self.area = Area(console=self.console, auto_refresh=False, transient=True, redirect_stderr=False)
         self.area.start()
         self.drawn = 0.0
 
-    def line(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+    def put(self, text: str) -> None:
+        self.console.print(self.text(text), soft_wrap=True)
 
     def tick(self) -> None:
         if time.monotonic() - self.drawn > REDRAW:
@@ -89,9 +110,10 @@ class Live(Plain):
         table = Table.grid(padding=(0, 2))
         now = time.monotonic()
         for instance, stage, since in list(self.running.values())[:16]:
-            table.add_row(instance.name, f"[cyan]{stage}[/]", f"{now - since:6.1f} of {instance.timeout:g} s")
+            name, cyan = self.text(instance.name), self.text(stage, style="cyan")
+            table.add_row(name, cyan, f"{now - since:6.1f} of {instance.timeout:g} s")
         counts = "  ".join(f"{n} {verdict}" for verdict, n in self.counts.most_common()) or "-"
-        table.add_row(f"[bold]{self.finished} of {self.total}[/]", counts, f"{clock(self.left())} left")
+        table.add_row(self.text(f"{self.finished} of {self.total}", style="bold"), counts, f"{clock(self.left())} left")
         return table
 
     def close(self) -> None:
@@ -107,8 +129,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
 
 
-def pick(total: int, before: int, slots: int) -> Plain:
+def pick(total: int, before: int, slots: int, quiet: bool = False) -> Plain:
     """The live table where standard output is a terminal and `rich` is there."""
+    if quiet:
+        return Silent(total, before, slots)
     if sys.stdout.isatty():
         try:
             return Live(total, before, slots)

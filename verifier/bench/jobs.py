@@ -19,11 +19,12 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
-from verifier import guard, settings
+from verifier import guard, outputs, settings
 from verifier.events import Deadline, Event
 from verifier.result import InputError
 
@@ -130,6 +131,14 @@ def live(job: Job, give: int, parent: int, started: float) -> NoReturn:
             return function(job, send, deadline)
         except InputError as e:
             return {"end": "error", "error": str(e)}
+        except OSError as e:
+            return {"end": "error", "error": outputs.told(e)}
+        except MemoryError:
+            raise
+        except Exception:  # our bug: `guard` tells of it in a line, the log in full
+            print(f"{job.model} {job.property}", file=sys.stderr)
+            traceback.print_exc()
+            raise
 
     guard.live(work, give, parent)
 

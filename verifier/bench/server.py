@@ -128,7 +128,7 @@ class Server:
         events = poll.poll(TICK * 1000 if self.running else None)
         ready = {fd for fd, event in events if event & ~select.POLLOUT}
         if any(fd == self.sock.fileno() and event & select.POLLOUT for fd, event in events):
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError, ConnectionError):  # a client that is gone is noticed by `_hear`
                 del self.outbox[: self.sock.send(self.outbox)]
         return ready
 

@@ -6,12 +6,12 @@
     counterexamples/  SUITE/MODEL_PROPERTY.counterexample.gz
     stderr.log        what the working processes had to say
 
-A line counts once it is whole. It is written with one call and synced before the next instance's; a counterexample
-is on the disk before the line that names it. So after any death the list is whole but for its last line, which is
-cut off (or, if only its newline is missing, completed) when the run goes on. results.csv is derived, and is made
-anew then.
+A line counts once it is whole. It is written and synced before the next instance's; a counterexample is on the disk
+before the line that names it. So after any death the list is whole but for its last line, which is cut off (or, if
+only its newline is missing, completed) when the run goes on. results.csv is derived, and is made anew then.
 
-A run goes on only with the settings it was begun with, or its results would be those of two runs.
+A run goes on only with the settings it was begun with, or its results would be those of two runs. One that has no
+results yet may be begun anew with any.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
-            before = self._before(run)
             self.lines = _repaired(folder / "results.jsonl")
+            before = self._before(run) if os.fstat(self.lines.fileno()).st_size else {}
             self._take(_records(folder / "results.jsonl"))
             suites = {**before.get("suites", {}), **run["suites"]}
             guard.write_whole(folder / "run.json", json.dumps({**run, "suites": suites}, indent=1) + "\n")
@@ -57,9 +57,7 @@ class Store:
         """What the folder's earlier run was; UsageError if this one is another."""
         path = self.folder / "run.json"
         if not path.exists():
-            if (self.folder / "results.jsonl").exists():
-                raise UsageError(f"{self.folder}: holds results without a run.json; choose another --out")
-            return {}
+            raise UsageError(f"{self.folder}: holds results without a run.json; choose another --out")
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             differences = [d for key in MUST_AGREE for d in _differences(key, before[key], run[key])]
@@ -92,6 +90,16 @@ class Store:
         key = record["suite"], record["index"]
         if key in self.done:
             return
+        try:
+            self._write(record, witness)
+        except OSError as e:
+            raise FileError(
+                f"{e.filename or self.folder}: cannot be written: {e.strerror}; all results before are kept: "
+                "the same command goes on"
+            ) from None
+        self.done[key] = record
+
+    def _write(self, record: dict[str, Any], witness: str) -> None:
         if record["counterexample"]:
             place = self.folder / record["counterexample"]
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +110,7 @@ class Store:
                 os.fsync(f.fileno())
             os.replace(temporary, place)
         line = json.dumps(strict(record), default=guard.plain) + "\n"
-        os.write(self.lines.fileno(), line.encode())
-        os.fsync(self.lines.fileno())
-        self.done[key] = record
+        _append(self.lines.fileno(), line.encode())
         self.csv.write(_csv_line(record))
         self.csv.flush()
 
@@ -114,7 +120,8 @@ class Store:
 
     def close(self) -> None:
         """Puts results.csv in order and lets others into the folder."""
-        self.csv.close()
+        with contextlib.suppress(OSError):  # results.csv is derived, and made anew by the next run
+            self.csv.close()
         with contextlib.suppress(OSError):
             self._write_csv()
         self.lines.close()
@@ -155,6 +162,19 @@ def _repaired(path: Path) -> Any:
             f.flush()
             os.fsync(f.fileno())
     return open(path, "ab", buffering=0)
+
+
+def _append(fd: int, line: bytes) -> None:
+    """The whole line, on the disk, or nothing of it: a disk that is full takes the first bytes of a line gladly."""
+    size, left = os.fstat(fd).st_size, memoryview(line)
+    try:
+        while left:
+            left = left[os.write(fd, left) :]
+        os.fsync(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, size)
+        raise
 
 
 def _records(path: Path) -> Iterable[dict[str, Any]]:

@@ -10,16 +10,14 @@ begins its own (`net.onnx`, `net_17.vnnlib`; the longest such), or to the only m
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from verifier import lists
 from verifier.result import FileError, UsageError
 
 SUFFIXES = {".gz", ".onnx", ".vnnlib"}
@@ -81,40 +79,36 @@ def _is_pattern(word: str) -> bool:
 
 def _listed(path: Path, timeout: float) -> list[Instance]:
     if path.is_dir():
-        lists = [path / "instances.csv", path / "instances.csv.gz"]
-        path = next((p for p in lists if p.is_file()), lists[0])
+        places = [path / "instances.csv", path / "instances.csv.gz"]
+        path = next((p for p in places if p.is_file()), places[0])
     if not path.is_file():
         raise FileError(f"{path}: no such file; a suite is a folder with an instances.csv, or 'MODELS:PROPERTIES'")
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as e:
-        raise FileError(f"{path}: cannot be read: {e}") from None
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text))]
-    rows = [row for row in rows if any(row)]
-    head = [cell.lower() for cell in rows[0]] if rows else []
+    listed = list(lists.rows(lists.text(path), path))
+    head, hint = [cell.lower() for cell in listed[0][1]] if listed else [], ""
     if "onnx" in head and "vnnlib" in head:
-        rows = rows[1:]
+        listed = listed[1:]
     else:
-        head = ["onnx", "vnnlib", "timeout"]
-    if not rows:
+        head, hint = ["onnx", "vnnlib", "timeout"], "; if this line is a header, name its columns onnx, vnnlib, timeout"
+    if not listed:
         raise FileError(f"{path}: lists no instances")
-    folder = path.parent.resolve()
-    return [_instance(row, head, k, folder, path, timeout) for k, row in enumerate(rows)]
+    folder, found = path.parent.resolve(), []
+    for index, (where, row) in enumerate(listed):
+        found.append(_instance(dict(zip(head, row)), index, folder, where, timeout, hint))
+        hint = ""
+    return found
 
 
-def _instance(row: list[str], head: list[str], index: int, folder: Path, path: Path, timeout: float) -> Instance:
-    cells = dict(zip(head, row))
-    where = f"{path}: instance {index}"
+def _instance(cells: dict[str, str], index: int, folder: Path, where: str, timeout: float, hint: str) -> Instance:
+    """`where` is file:line and `hint` what more to say, for mistakes."""
     if not cells.get("onnx") or not cells.get("vnnlib"):
-        raise FileError(f"{where}: expected onnx,vnnlib,timeout")
+        raise FileError(f"{where}: expected onnx,vnnlib,timeout: a model, a property, seconds{hint}")
     word = cells.get("timeout_s") or cells.get("timeout") or str(timeout)
     try:
         seconds = float(word)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise FileError(f"{where}: {word!r} is not a time in seconds")
+        raise FileError(f"{where}: {word!r} is not a time in seconds{hint}")
     return Instance(folder.name, index, cells["onnx"], cells["vnnlib"], seconds, str(folder), cells.get("expected", ""))
 
 

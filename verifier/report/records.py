@@ -21,18 +21,15 @@ Instances of different sources are matched by suite, model and property, the lat
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from verifier import lists
 from verifier.result import FileError
 
 DECIDED = ("sat", "unsat")
@@ -160,22 +157,10 @@ def unique(runs: Iterable[Run]) -> list[Run]:
 
 
 def _records(path: Path) -> Iterator[Record]:
-    text = _text(path)
+    text = lists.text(path)
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         return _from_lines(text, path)
     return _from_csv(text, path)
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise FileError(f"{path}: damaged gzip file: {e}") from None
-    except UnicodeDecodeError:
-        raise FileError(f"{path}: not a text file") from None
-    except OSError as e:
-        raise FileError(f"{path}: cannot be read: {e.strerror}") from None
 
 
 def _from_lines(text: str, path: Path) -> Iterator[Record]:
@@ -251,15 +236,10 @@ REQUIRED = ("suite", "index", "model", "property", "timeout", "verdict", "second
 
 
 def _from_csv(text: str, path: Path) -> Iterator[Record]:
-    reader = csv.reader(io.StringIO(text))
     head: list[str] | None = None
     suite = path.resolve().parent.name if path.name.startswith("instances.csv") else ""
     index = 0
-    for cells in reader:
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
-        where = f"{path}:{reader.line_num}"
+    for where, cells in lists.rows(text, path):
         if head is None:
             lowered = [cell.lower() for cell in cells]
             named = "onnx" in lowered and "vnnlib" in lowered

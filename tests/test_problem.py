@@ -27,6 +27,7 @@ from verifier.bounds.program import Program  # noqa: E402
 from verifier.net.graph import Network, Node, Tensor  # noqa: E402
 from verifier.problem import compile_problem  # noqa: E402
 from verifier.result import MismatchError, Verdict  # noqa: E402
+from verifier.spec.contradict import contradicting  # noqa: E402
 
 F = np.dtype(np.float32)
 
@@ -90,10 +91,11 @@ def test_agrees_with_the_query_on_points(q, seed):
     network = dense([np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.5]])], [np.array([0.5, -1.0])])
     problem = compile_problem(network, q)
     rng = np.random.default_rng(seed)
-    if not len(problem.lower):
-        assert all(q.empty[r] for r in q.disjunct_region)
-        return
-    for _ in range(12):
+    for r in np.flatnonzero(~q.empty) if not len(problem.lower) else ():  # nothing can hold in any region
+        for share in rng.choice([0.0, 0.5, 1.0], (12, 3)):
+            x = q.lower[r] + (q.upper[r] - q.lower[r]) * share
+            assert q.holds(x, run(network, x)[0]) == -1
+    for _ in range(12 if len(problem.lower) else 0):
         r = int(rng.integers(len(problem.lower)))
         share = rng.choice([0.0, 0.5, 1.0, 1.0, 1.25], len(problem.moving))
         t = problem.lower[r] + (problem.upper[r] - problem.lower[r]) * share
@@ -110,6 +112,7 @@ def test_agrees_with_the_query_on_points(q, seed):
 def test_tables_are_in_order(q):
     network = dense([np.ones((3, 2))], [np.zeros(2)])
     problem = compile_problem(network, q)
+    q = q.only(~contradicting(q))
     alive = [r for r in range(q.n_regions) if not q.empty[r] and r in q.disjunct_region]
     assert problem.lower.tolist() == q.lower[alive][:, problem.moving].tolist()
     assert problem.slots.tolist() == [int((q.disjunct_region == r).sum()) for r in alive]
@@ -142,6 +145,9 @@ def test_rows_over_fixed_coordinates_read_the_property_s_own_value():
         for rows in ([only, ({3: -1.0}, 0.5)], [mixed, ({3: 1.0}, 0.0)]):
             q = query(3, 1, regions, [(0, rows)])
             problem = compile_problem(network, q)
+            if not len(problem.lower):  # the rows contradict the box, or each other
+                assert not possible
+                continue
             assert problem.moving.tolist() == [2] and problem.coef.shape[1] == 1
             assert problem.base[:2].tolist() == [float(np.float32(0.1)), float(np.float32(0.2))]
             t = np.array([1.0 if rows[0] is only else 0.0])

@@ -30,6 +30,7 @@ import numpy as np
 
 from verifier.net.graph import Network, Node, Tensor
 from verifier.result import MismatchError
+from verifier.spec.contradict import contradicting
 from verifier.spec.query import Query
 
 
@@ -48,6 +49,7 @@ class Problem:
     coef: np.ndarray  # (U, p) float64
     row: np.ndarray  # (R, S) int64, -1 where the region has fewer rows
     const: np.ndarray  # (R, S) float64
+    strict: np.ndarray  # (R, S) bool: < 0 in place of <= 0
     slot: np.ndarray  # (R, S) int64: which of the region's disjuncts the row belongs to
     slots: np.ndarray  # (R,) int64: how many disjuncts the region has
 
@@ -66,6 +68,7 @@ class Problem:
 def compile_problem(network: Network, query: Query) -> Problem:
     """Raises MismatchError where the property's variables do not fit the model or leave an input unbounded."""
     _check_fit(network, query)
+    whole, query = query, query.only(~contradicting(query))
     regions = np.unique(query.disjunct_region)  # a region without a disjunct has nothing to satisfy
     regions = regions[~query.empty[regions]]
     lower, upper = query.lower[regions], query.upper[regions]
@@ -75,8 +78,8 @@ def compile_problem(network: Network, query: Query) -> Problem:
     flat = flatten(without_last_functions(network, query), moving, base, used)
     fixed = lower[0] if len(lower) else np.zeros(query.n_inputs)
     coef, row_of, const_of = _distinct_rows(query, used, fixed)
-    row, const, slot, slots = _tables(query, regions, row_of, const_of)
-    return Problem(flat, query, moving, base, lower[:, moving], upper[:, moving], coef, row, const, slot, slots)
+    tables = _tables(query, regions, row_of, const_of)
+    return Problem(flat, whole, moving, base, lower[:, moving], upper[:, moving], coef, *tables)
 
 
 def _check_fit(network: Network, query: Query) -> None:
@@ -197,8 +200,9 @@ def flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.nda
     if len(parts) > 1:
         nodes.append(Node("//y", "Concat", tuple(parts), (width,), dtype, {"axis": 0}))
     elif parts[0] in constants:  # a model that ignores its input
-        constants |= {"//zero": np.zeros((len(base), width)), "//y0": constants[parts[0]]}
-        nodes.append(Node("//y", "Linear", ("//x", "//zero", "//y0"), (width,), dtype))
+        nodes.append(Node("//all", "Concat", ("//x", parts[0]), (len(base) + width,), dtype, {"axis": 0}))
+        end = {"axes": (0,), "starts": (len(base),), "ends": (len(base) + width,), "steps": (1,)}
+        nodes.append(Node("//y", "Slice", ("//all",), (width,), dtype, end))
     else:
         nodes[-1] = replace(nodes[-1], name="//y")
     source = Tensor("//t", moving.shape, dtype)
@@ -240,7 +244,7 @@ def _distinct_rows(query: Query, used: np.ndarray, fixed: np.ndarray) -> tuple[n
         if (v < 0).any():
             const[m] = _fold(const[m], c[v < 0], fixed[query.term_var[a:b][v < 0]])
             v, c = v[v >= 0], c[v >= 0]
-        c, const[m] = _scale(c, const[m])
+        c, const[m] = scaled(c, const[m])
         row_of[m] = seen.setdefault(v.tobytes() + c.tobytes(), len(seen))
         if row_of[m] == len(firsts):
             firsts.append((v, c))
@@ -253,14 +257,24 @@ def _distinct_rows(query: Query, used: np.ndarray, fixed: np.ndarray) -> tuple[n
 def _fold(const: float, coef: np.ndarray, value: np.ndarray) -> float:
     """const + coef . value, rounded down to float64."""
     exact = Fraction(float(const)) + sum(Fraction(float(c)) * Fraction(float(x)) for c, x in zip(coef, value))
-    near = float(exact)
+    return _rounded_down(exact)
+
+
+def _rounded_down(exact: Fraction) -> float:
+    """The largest float64 that is not above; -inf where all are."""
+    try:
+        near = float(exact)
+    except OverflowError:
+        return float(np.finfo(np.float64).max) if exact > 0 else -np.inf
     return near if Fraction(near) <= exact else float(np.nextafter(near, -np.inf))
 
 
-def _scale(coef: np.ndarray, const: float) -> tuple[np.ndarray, float]:
-    """Both times the power of two that brings the largest coefficient into [1/2, 1); the constant is rounded down if
-    that is not exact.
+def scaled(coef: np.ndarray, const: float) -> tuple[np.ndarray, float]:
+    """Both divided by the only coefficient's size, or times the power of two that brings the largest coefficient into
+    [1/2, 1); the constant is rounded down if that is not exact.
     """
+    if len(coef) == 1 and abs(coef[0]) != 1.0:
+        return np.sign(coef), _rounded_down(Fraction(float(const)) / abs(Fraction(float(coef[0]))))
     largest = np.abs(coef).max(initial=0.0)
     if largest == 0 or 2**-20 < largest < 2**20:
         return coef, const
@@ -272,7 +286,7 @@ def _scale(coef: np.ndarray, const: float) -> tuple[np.ndarray, float]:
 
 
 def _tables(query: Query, regions: np.ndarray, row_of: np.ndarray, const_of: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Rows by region, padded to the longest: row, const, slot (R, S), and the number of disjuncts (R,)."""
+    """Rows by region, padded to the longest: row, const, strict, slot (R, S), and the number of disjuncts (R,)."""
     place = np.full(len(query.lower), -1)
     place[regions] = np.arange(len(regions))
     region = place[query.disjunct_region]
@@ -294,7 +308,8 @@ def _tables(query: Query, regions: np.ndarray, row_of: np.ndarray, const_of: np.
         else rows
     )
     shape = (len(regions), int(per_region.max()) if len(per_region) else 0)
-    row, const, slot = np.full(shape, -1), np.zeros(shape), np.zeros(shape, np.int64)
+    row, const, strict, slot = (np.full(shape, v, t) for v, t in ((-1, np.int64), (0, float), (0, bool), (0, np.int64)))
     rows = rows.astype(np.int64)
     row[r, column], const[r, column], slot[r, column] = row_of[rows], const_of[rows], slot_of_disjunct[owner]
-    return row.astype(np.int64), const, slot, slots
+    strict[r, column] = query.strict[rows]
+    return row, const, strict, slot, slots

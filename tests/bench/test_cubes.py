@@ -109,7 +109,8 @@ def test_what_cannot_be_cut_is_tried_whole(played, monkeypatch):
 
 
 def some_problem(n: int = 3) -> Problem:
-    arrays = {k: np.arange(n, dtype=np.float64)[:, None] for k in ("lower", "upper", "row", "const", "slot", "slots")}
+    names = ("lower", "upper", "row", "const", "strict", "slot", "slots")
+    arrays = {k: np.arange(n, dtype=np.float64)[:, None] for k in names}
     network = SimpleNamespace(nodes=("a",), constants={"w": np.ones(2)})
     return Problem(network, None, np.zeros(1, int), np.zeros(1), coef=np.ones((1, 1)), **arrays)
 

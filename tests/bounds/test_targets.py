@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verifier.bounds.targets import Targets
+from verifier.bounds.targets import TINY, Targets
 
 NUMBERS = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
 
@@ -20,6 +20,7 @@ def problems(draw):
     p = draw(st.integers(1, 3))
     coef = np.array(draw(st.lists(st.lists(NUMBERS, min_size=p, max_size=p), min_size=1, max_size=4)))
     row = st.tuples(st.integers(0, len(coef) - 1), NUMBERS)
+    strict = draw(st.booleans())
     regions = draw(st.lists(st.lists(st.lists(row, max_size=3), min_size=1, max_size=4), min_size=1, max_size=4))
     flat = [[(i, c, k) for k, rows in enumerate(r) for i, c in rows] for r in regions]
     flat = [draw(st.permutations(f)) for f in flat]
@@ -31,6 +32,7 @@ def problems(draw):
             table[:, r, s] = entry
     slots = np.array([len(r) for r in regions])
     tables = {"coef": coef, "row": table[0].astype(np.int64), "const": table[1], "slot": table[2].astype(np.int64)}
+    tables["strict"] = (tables["row"] + tables["slot"]) % 2 == 1 if strict else tables["row"] < -1
     return SimpleNamespace(**tables, slots=slots), regions
 
 
@@ -63,7 +65,9 @@ def test_start_and_pick(case):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(cases(), st.data())
 def test_refuted(case, data):
-    """By a real row with a finite positive bound and nothing else; so never without rows, and never by padding."""
+    """By a real row with a finite positive bound, or by a strict one with one of 0, and nothing else; so never without
+    rows, and never by padding.
+    """
     problem, regions, region, open = case
     targets = Targets(problem, torch.float64, "cpu")
     picked = targets.pick(torch.tensor(region), torch.tensor(open))
@@ -75,7 +79,9 @@ def test_refuted(case, data):
     for d, r in enumerate(region):
         proved = set()
         for s, (real, slot) in enumerate(zip(picked.real[d].tolist(), picked.slot[d].tolist())):
-            if real and 0 < lb[d][s] < inf:
+            strict = bool(picked.strict[d, s])
+            assert not real or strict == (problem.strict.any() and (int(picked.row[d, s]) + slot) % 2 == 1)
+            if real and (0 < lb[d][s] < inf or (strict and lb[d][s] == 0)):
                 proved.add(slot)
         assert {k for k, c in enumerate(closed[d].tolist()) if c} == proved
         assert all(regions[r][k] and open[d][k] for k in proved)
@@ -99,7 +105,8 @@ def test_values(case, data):
             if k >= len(regions[r]):
                 want = np.inf
             else:
-                rows = [problem.coef[i] @ y[n] + c for i, c in regions[r][k]]
+                strict = lambda i, k=k: bool(problem.strict.any()) and (i + k) % 2 == 1
+                rows = [(problem.coef[i] @ y[n] + c) or TINY * strict(i) for i, c in regions[r][k]]
                 want = max((np.inf if np.isnan(v) else v for v in rows), default=-np.inf)
             assert float(values[n, k]) == want
 
@@ -111,7 +118,12 @@ def test_apply_both_ways(seed):
     rng = np.random.default_rng(seed)
     u, s = (int(rng.integers(40, 60)), 2) if seed % 2 else (int(rng.integers(1, 16)), 2)
     coef, y, row = rng.normal(size=(u, 3)), rng.normal(size=(4, 3)), rng.integers(0, u, (4, s))
-    tables = {"row": row, "const": np.zeros((4, s)), "slot": np.zeros((4, s), np.int64)}
+    tables = {
+        "row": row,
+        "const": np.zeros((4, s)),
+        "slot": np.zeros((4, s), np.int64),
+        "strict": np.zeros((4, s), bool),
+    }
     targets = Targets(SimpleNamespace(coef=coef, slots=np.ones(4, np.int64), **tables), torch.float64, "cpu")
     have = targets.apply(torch.from_numpy(y), torch.from_numpy(row))
     assert np.allclose(have.numpy(), np.einsum("nsp,np->ns", coef[row], y), atol=1e-12)

@@ -40,7 +40,7 @@ def test_finite_whatever_comes_in(name, dtype, seed):
     slope = torch.from_numpy(rng.choice([0.0, 1e-30, -1.0, 1e20, INF, -INF, np.nan], (d, s, m))).to(dtype)
     lb = torch.from_numpy(rng.choice([-INF, -1e300, -1.0, -0.0, 1e-300, INF, np.nan], (d, s)))
     slot, real = torch.from_numpy(rng.integers(0, k, (d, s))), torch.from_numpy(rng.random((d, s)) < 0.7)
-    picked = Picked(torch.zeros_like(slot), torch.zeros_like(lb), slot, real)
+    picked = Picked(torch.zeros_like(slot), torch.zeros_like(lb), slot, real, torch.zeros_like(real))
     score = HEURISTICS[name](l, l + width, scale, slope, lb, picked, k)
     assert score.shape == (d, m)
     assert bool(torch.isfinite(score).all()) and bool((score >= 0).all())
@@ -64,7 +64,9 @@ def scores(name: str, weights: list, l: list, u: list, rows: list, kind: str = "
 def test_widest_takes_the_least_halved():
     l, u = torch.zeros((1, 3)), torch.tensor([[1.0, 2.0, 4.0]])
     scale = torch.tensor([[1.0, 8.0, 8.0]])
-    picked = Picked(*(torch.zeros((1, 1), dtype=t) for t in (torch.int64, torch.float64, torch.int64, torch.bool)))
+    picked = Picked(
+        *(torch.zeros((1, 1), dtype=t) for t in (torch.int64, torch.float64, torch.int64, torch.bool, torch.bool))
+    )
     nothing = torch.zeros((1, 1, 3))
     score = HEURISTICS["widest"](l, u, scale, nothing, torch.zeros((1, 1), dtype=torch.float64), picked, 1)
     assert score.tolist() == [[1.0, 0.25, 0.5]]
@@ -99,7 +101,9 @@ def test_every_dimension_keeps_a_share():
     score = scores("sensitivity", [np.array([[1.0], [0.0]])], [-1.0, -1.0], [1.0, 1.0], [([1.0], 0.0)])
     assert 0 < float(score[1]) < float(score[0])
     flat = torch.tensor([[1.0, 0.0]])
-    picked = Picked(*(torch.zeros((1, 1), dtype=t) for t in (torch.int64, torch.float64, torch.int64, torch.bool)))
+    picked = Picked(
+        *(torch.zeros((1, 1), dtype=t) for t in (torch.int64, torch.float64, torch.int64, torch.bool, torch.bool))
+    )
     for name in NAMES:
         zero = torch.zeros((1, 1), dtype=torch.float64)
         score = HEURISTICS[name](torch.zeros((1, 2)), flat, torch.ones((1, 2)), torch.ones((1, 1, 2)), zero, picked, 1)

@@ -81,7 +81,7 @@ def test_a_local_estimate_sees_no_further_than_the_constant_before_a_kink():
     c = torch.from_numpy(rng.normal(size=(1, 3)))
     trace = crown_trace(program, c - 0.6, c + 0.6, 1 << 26)
     rows, const = torch.from_numpy(rng.normal(size=(1, 1, 2))), torch.zeros((1, 1), dtype=torch.float64)
-    b = Bounder(trace, (rows, rows, const), program, NEURONS["local"])
+    b = Bounder(trace, (rows, rows, const, torch.zeros_like(const, dtype=torch.bool)), program, NEURONS["local"])
     r = b.relaxation
     none, empty = torch.zeros((1, 0), dtype=torch.int64), torch.zeros((1, 0), dtype=torch.float64)
     alpha, upper = torch.from_numpy(rng.random((1, r.width))), r.upper_slopes[None].clone()
@@ -112,7 +112,7 @@ def test_trials_of_shared_values_and_factors_are_the_children_s_bounds(seed):
     c = torch.from_numpy(rng.normal(size=(1, program.n_in)))
     trace = crown_trace(program, c - 0.4, c + 0.4, 1 << 26)
     rows, const = torch.from_numpy(rng.normal(size=(2, 1, 2))), torch.from_numpy(rng.normal(size=(2, 1)))
-    b = Bounder(trace, (rows, rows, const), program, NEURONS["bbps"])
+    b = Bounder(trace, (rows, rows, const, torch.zeros_like(const, dtype=torch.bool)), program, NEURONS["bbps"])
     r, n = b.relaxation, 4
     can = torch.nonzero(r.splittable).squeeze(1).numpy()
     assert r.factors and len(can)
@@ -158,7 +158,7 @@ def test_a_shortcut_that_is_not_a_number_is_the_parent_s_bound(monkeypatch):
     c = torch.from_numpy(rng.normal(size=(1, 3)))
     trace = crown_trace(program, c - 0.6, c + 0.6, 1 << 26)
     rows, const = torch.from_numpy(rng.normal(size=(1, 1, 2))), torch.zeros((1, 1), dtype=torch.float64)
-    b = Bounder(trace, (rows, rows, const), program, NEURONS["bbps"])
+    b = Bounder(trace, (rows, rows, const, torch.zeros_like(const, dtype=torch.bool)), program, NEURONS["bbps"])
     r = b.relaxation
     none, empty = torch.zeros((1, 0), dtype=torch.int64), torch.zeros((1, 0), dtype=torch.float64)
     one, slot = torch.ones((1, 1), dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
@@ -180,7 +180,7 @@ def test_trials_are_the_children_s_bounds(seed, kind):
     c = torch.from_numpy(rng.normal(size=(1, 3)))
     trace = crown_trace(program, c - 0.6, c + 0.6, 1 << 26)
     rows, const = torch.from_numpy(rng.normal(size=(2, 1, 2))), torch.from_numpy(rng.normal(size=(2, 1)))
-    b = Bounder(trace, (rows, rows, const), program, NEURONS["gap"])
+    b = Bounder(trace, (rows, rows, const, torch.zeros_like(const, dtype=torch.bool)), program, NEURONS["gap"])
     r, n = b.relaxation, 5
     can = torch.nonzero(r.splittable).squeeze(1).numpy()
     picks = np.stack([rng.choice(can, 3, replace=False) for _ in range(n)])

@@ -14,7 +14,7 @@ from verifier.bounds.targets import Targets
 from verifier.config import BoundsConfig, BranchingConfig, Config, SearchConfig
 from verifier.events import Deadline, silent
 from verifier.problem import Problem, compile_problem
-from verifier.result import Witness
+from verifier.result import Verdict, Witness
 from verifier.search.bab import Outcome, Parts, Search
 from verifier.spec.query import Query
 
@@ -83,6 +83,8 @@ def search(
     kind=Search,
 ) -> Outcome:
     problem = compile_problem(network, q)
+    if not len(problem.lower):
+        return Outcome(Verdict.UNSAT, "nothing to search")
     program = Program(problem.network, dtype, "cpu")
     targets = Targets(problem, dtype, "cpu")
     confirm = judge(problem, network) if confirm is None else confirm

@@ -255,7 +255,10 @@ def bound(r: Relaxation, cases: list[list[tuple[int, float]]], const: float):
 
 def explained(certifier: Certifier | None = None) -> Learned:
     r, own, (start, splits, found), _, _ = refuted()
-    slot, rows = torch.zeros(1, dtype=torch.int64), (start.rows, start.const)
+    slot, rows = (
+        torch.zeros(1, dtype=torch.int64),
+        (start.rows, start.const, torch.zeros_like(start.const, dtype=torch.bool)),
+    )
     return explain(r, certifier or own, rows, slot, splits, found, start)
 
 

@@ -135,7 +135,7 @@ def test_best_rows(seed):
     lb = torch.from_numpy(rng.choice([-INF, np.nan, -3.0, -1.0, 2.0, INF], (d, s)))
     slot, real = torch.from_numpy(rng.integers(0, k, (d, s))), torch.from_numpy(rng.random((d, s)) < 0.8)
     open = torch.from_numpy(rng.random((d, k)) < 0.7)
-    score, speaker = best_rows(Picked(torch.zeros_like(slot), lb, slot, real), lb, open)
+    score, speaker = best_rows(Picked(torch.zeros_like(slot), lb, slot, real, torch.zeros_like(real)), lb, open)
     for i in range(d):
         best = {q: -INF for q in range(k)}
         for j in range(s):

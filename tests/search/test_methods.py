@@ -20,7 +20,7 @@ def chosen(monkeypatch, seconds: dict[str, float], low: dict[str, float], dimens
     score = torch.full((n,), -1.0, dtype=torch.float64)
     some = Domains(torch.zeros(n, 2), torch.ones(n, 2), region, torch.ones(n, 1, dtype=torch.bool), score, region)
     row = region.unsqueeze(1)
-    picked = Picked(row, torch.zeros(n, 1, dtype=torch.float64), row, torch.ones(n, 1, dtype=torch.bool))
+    picked = Picked(row, torch.zeros(n, 1, dtype=torch.float64), row, torch.ones(n, 1, dtype=torch.bool), row.bool())
 
     def bound(method: str) -> RowBounds:
         clock[0] += seconds[method]

@@ -30,7 +30,14 @@ def planted(network, points: Points | None = None, curves: bool = True) -> Bound
     x = torch.zeros((1, program.n_in), dtype=torch.float64)
     trace = crown_trace(program, x - 1.0, x + 1.5, 1 << 26)
     rows, const = torch.ones((1, 1, program.shapes[program.output][0]), dtype=torch.float64), torch.zeros((1, 1))
-    return Bounder(trace, (rows, rows, const.double()), program, NEURONS["gap"], points=points, curves=curves)
+    return Bounder(
+        trace,
+        (rows, rows, const.double(), torch.zeros_like(const, dtype=torch.bool)),
+        program,
+        NEURONS["gap"],
+        points=points,
+        curves=curves,
+    )
 
 
 def mixed():

@@ -63,7 +63,13 @@ def case_of(seed: int, method: str, dtype=D, optimised=False):
     rows = torch.from_numpy(rng.normal(size=(1, 2, y.shape[1])))
     value = torch.einsum("ksp,np->ksn", rows, y)
     const = -torch.quantile(value, 0.03, dim=2)  # few points satisfy each row
-    b = Bounder(trace, (rows.to(dtype), rows, const), fine, NEURONS["gap"], clip=method)
+    b = Bounder(
+        trace,
+        (rows.to(dtype), rows, const, torch.zeros_like(const, dtype=torch.bool)),
+        fine,
+        NEURONS["gap"],
+        clip=method,
+    )
     kept = roots(b.relaxation, torch.zeros(1, dtype=torch.int64), b.relaxation.alpha.new_full((1, 2), 0.5), 3)
     kept.score = torch.full_like(kept.score, -1e3)
     return b, kept, fine, x, (value + const.unsqueeze(2) <= 0).all(1)[0]

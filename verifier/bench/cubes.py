@@ -71,7 +71,7 @@ def restricted(problem: Problem, first: int, last: int, box: list[list[float]]) 
     lower, upper = problem.lower[first:last].copy(), problem.upper[first:last].copy()
     for d, l, u in box:
         lower[:, int(d)], upper[:, int(d)] = l, u
-    tables = {name: getattr(problem, name)[first:last] for name in ("row", "const", "slot", "slots")}
+    tables = {name: getattr(problem, name)[first:last] for name in ("row", "const", "strict", "slot", "slots")}
     return replace(problem, lower=lower, upper=upper, **tables)
 
 
@@ -79,7 +79,7 @@ def fingerprint(problem: Problem) -> str:
     """What tells two problems apart: cubes of one must not be decided on another."""
     mark = hashlib.sha256(repr(problem.network.nodes).encode())
     arrays = {name: getattr(problem, name) for name in ("lower", "upper", "base", "moving", "coef")}
-    arrays |= {name: getattr(problem, name) for name in ("row", "const", "slot", "slots")}
+    arrays |= {name: getattr(problem, name) for name in ("row", "const", "strict", "slot", "slots")}
     for name, value in [*arrays.items(), *sorted(problem.network.constants.items())]:
         mark.update(f"{name} {value.dtype} {value.shape}".encode())
         mark.update(np.ascontiguousarray(value).tobytes())

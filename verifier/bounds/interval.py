@@ -65,13 +65,20 @@ def step_interval(step: Step, boxes: list[Box]) -> tuple[Tensor, Tensor, Tensor 
 
 
 def rows_from_box(rows: Tensor, l: Tensor, u: Tensor) -> Tensor:
-    """Lower bound (D, S) of rows (D, S, p) @ y for y in [l, u] (D, p), rounded down; -inf where it is not finite."""
+    """Lower bound (D, S) of rows (D, S, p) @ y for y in [l, u] (D, p), rounded down; -inf where it is not finite.
+
+    A row that is an entry of y or its negative, or nothing at all, rounds nothing: what is known of the entry in real
+    arithmetic, such as the range of a function, is known of the row.
+    """
     up, down = rows.clamp(min=0), rows.clamp(max=0)
     magnitude = (rows.abs() * torch.maximum(l.abs(), u.abs()).unsqueeze(1)).sum(-1)
     low = (up * l.unsqueeze(1) + down * u.unsqueeze(1)).sum(-1)
     tiny = torch.finfo(rows.dtype).tiny
     size_of_y = torch.maximum(l.abs(), u.abs()).sum(-1, keepdim=True)
-    low = low - 2 * gamma(rows.shape[-1] + 4, rows.dtype) * magnitude - 4 * tiny * (rows.shape[-1] + size_of_y)
+    charge = 2 * gamma(rows.shape[-1] + 4, rows.dtype) * magnitude + 4 * tiny * (rows.shape[-1] + size_of_y)
+    whole = rows.abs().sum(-1)
+    plain = ((rows != 0).sum(-1) <= 1) & ((whole == 0) | (whole == 1))
+    low = torch.where(plain, low, low - charge)
     return torch.where(torch.isfinite(low), low, -float("inf"))
 
 

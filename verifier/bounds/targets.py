@@ -1,43 +1,51 @@
 """The property's rows on the device: what must be bounded for which domain, and what a point satisfies.
 
-A region has disjuncts (slots 0 … K_r - 1), a disjunct has rows `coef[row] @ y + const <= 0`. Tables are padded to the
-longest region. Symbols: R regions, S rows of a region, K slots, U distinct coefficient rows, p outputs, D domains, N
-points.
+A region has disjuncts (slots 0 … K_r - 1), a disjunct has rows `coef[row] @ y + const <= 0` (< 0 where `strict`).
+Tables are padded to the longest region. Symbols: R regions, S rows of a region, K slots, U distinct coefficient rows,
+p outputs, D domains, N points.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from verifier.bounds.proved import proves_positive
 from verifier.problem import Problem
+
+TINY = 1e-300  # what a row that must be < 0 lacks at 0
 
 
 @dataclass(frozen=True)
 class Picked:
-    """Rows chosen for D domains, padded: `row` (D, S) indices into coef (0 where padded), const float64, slot, and
-    `real` bool (not padding).
+    """Rows chosen for D domains, padded: `row` (D, S) indices into coef (0 where padded), const float64, slot, `real`
+    bool (not padding), and `strict` bool (< 0 in place of <= 0).
     """
 
     row: Tensor
     const: Tensor
     slot: Tensor
     real: Tensor
+    strict: Tensor
 
     def at(self, index: Tensor) -> Picked:
         """Those of the domains at an index."""
-        return Picked(self.row[index], self.const[index], self.slot[index], self.real[index])
+        return Picked(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 class Targets:
     """The tables of a `Problem` as tensors; `coef` in the working precision, constants in float64."""
 
     def __init__(self, problem: Problem, dtype: torch.dtype, device: torch.device | str):
-        self.coef = torch.from_numpy(problem.coef).to(device, dtype)
+        exact = torch.from_numpy(problem.coef)
+        # A coefficient that underflows stays there: rows are told apart by which entries they read.
+        lost = (exact.to(dtype) == 0) & (exact != 0)
+        self.coef = torch.where(lost, exact.sign() * torch.finfo(dtype).tiny, exact).to(device, dtype)
         self.row = torch.from_numpy(problem.row).to(device)
         self.const = torch.from_numpy(problem.const).to(device)
+        self.strict = torch.from_numpy(problem.strict).to(device)
         self.slot = torch.from_numpy(problem.slot).to(device)
         self.slots = torch.from_numpy(problem.slots).to(device)
         self.n_slots = int(problem.slots.max()) if len(problem.slots) else 0
@@ -53,26 +61,23 @@ class Targets:
         most = max(1, int(wanted.sum(1).max())) if wanted.numel() else 1
         if row.shape[1] == 0:
             pad = region.new_zeros((len(region), 1))
-            return Picked(pad, pad.double(), pad, pad.bool())
+            return Picked(pad, pad.double(), pad, pad.bool(), pad.bool())
         index = torch.topk(
             wanted.to(torch.uint8) if wanted.device.type == "cpu" else wanted.float(), most, dim=1
         ).indices
         real = wanted.gather(1, index)
-        return Picked(
-            row.gather(1, index).clamp(min=0), self.const[region].gather(1, index), slot.gather(1, index), real
-        )
+        const, strict = (t[region].gather(1, index) for t in (self.const, self.strict))
+        return Picked(row.gather(1, index).clamp(min=0), const, slot.gather(1, index), real, strict)
 
     def refuted(self, picked: Picked, lb: Tensor) -> Tensor:
-        """Disjuncts (D, K) with a row whose bound proves it positive; lb (D, S) float64 is sound, so all that is asked
-        is lb > 0 and finite.
-        """
-        proved = picked.real & torch.isfinite(lb) & (lb > 0)
+        """Disjuncts (D, K) with a row whose sound bound lb (D, S) float64 proves it positive (`proves_positive`)."""
+        proved = picked.real & proves_positive(lb, picked.strict)
         hit = torch.zeros((len(lb), self.n_slots), dtype=torch.uint8, device=lb.device)
         return hit.scatter_reduce_(1, picked.slot, proved.to(torch.uint8), "amax", include_self=True).bool()
 
     def values(self, y: Tensor, region: Tensor) -> Tensor:
         """For points y (N, p) in regions (N,): the largest row of every disjunct (N, K), float64; a disjunct holds
-        where it is <= 0.
+        where it is <= 0. A strict row that is 0 counts as a little more.
 
         Slots that the region lacks are +inf; NaN counts as +inf.
         """
@@ -80,6 +85,7 @@ class Targets:
         if self.row.shape[1]:
             row, slot = self.row[region], self.slot[region]
             value = self.apply(y, row.clamp(min=0)).double() + self.const[region]
+            value = torch.where((value == 0) & self.strict[region], TINY, value)
             value = torch.where(row >= 0, torch.nan_to_num(value, nan=float("inf")), -float("inf"))
             worst = worst.scatter_reduce(1, slot, value, "amax", include_self=True)
         return torch.where(self.start(region), worst, float("inf"))

@@ -18,6 +18,7 @@ from verifier.bounds.chunks import workers
 from verifier.bounds.columnplanes import ColumnPlanes
 from verifier.bounds.dual import Optimised, Settings, optimise
 from verifier.bounds.program import Program
+from verifier.bounds.proved import proves_positive, strict_sum
 from verifier.bounds.relaxation import NARROW, Multipliers, Relaxation, Splits
 from verifier.bounds.targets import Targets
 from verifier.bounds.trace import Trace
@@ -68,7 +69,7 @@ class Bounder(Children):
     def __init__(
         self,
         trace: Trace,
-        rows: tuple[Tensor, Tensor, Tensor],
+        rows: tuple[Tensor, Tensor, Tensor, Tensor],
         fine: Program,
         heuristic: Heuristic,
         chunk_bytes: int = CHUNK_BYTES,
@@ -77,9 +78,9 @@ class Bounder(Children):
         clip: str = "none",
     ):
         """`rows`: coefficients (K, S, p) in the working precision and in float64, zero where padded; constants (K, S)
-        float64, -1 where padded. `fine`: the program in float64. `chunk_bytes`: of one coefficient tensor. `points`:
-        where to split. `curves`: whether what is not made of straight pieces is split as well. `clip`: which
-        half-spaces tighten the columns' boxes of cases (`verifier.search.tighter`).
+        float64, -1 where padded; which are strict (K, S) bool. `fine`: the program in float64. `chunk_bytes`: of one
+        coefficient tensor. `points`: where to split. `curves`: whether what is not made of straight pieces is split as
+        well. `clip`: which half-spaces tighten the columns' boxes of cases (`verifier.search.tighter`).
         """
         relaxation, self.chunk_bytes = Relaxation(trace, split=True), chunk_bytes
         widest = max(size(s) for s in trace.program.shapes)
@@ -87,7 +88,7 @@ class Bounder(Children):
         self.certifier = Certifier(relaxation, fine)
         planes = ColumnPlanes(relaxation, self.certifier, self.chunk)
         super().__init__(relaxation, rows[0], rows[2], planes, points or Points(trace.program.device))
-        self.fine_rows, self.heuristic = rows[1], heuristic
+        self.fine_rows, self.strict, self.heuristic = rows[1], rows[3], heuristic
         self.splittable = relaxation.splittable if curves else self._straight()
         self.tighter = Tighter(self.planes, clip)
         self.rest = 0.0  # seconds that a case takes, without clipping
@@ -214,9 +215,14 @@ class Bounder(Children):
         """Bounds (N,) of cases in float64, with their error."""
         return self.certifier.bounds(self.fine_rows[slot], self.const[slot], splits, m, boxes)
 
+    def _strict(self, slot: Tensor, m: Multipliers) -> Tensor:
+        """Whether the cases' weighted rows (N,) are < 0 wherever their disjuncts hold."""
+        return strict_sum(self.strict[slot], m.weights)
+
     def _certified(self, cases: Cases, found: Optimised) -> tuple[Tensor, int]:
         """Which cases are refuted (N,) bool, by a bound in float64 with its error; and how many only seemed so."""
-        hopeful = torch.nonzero(found.lb > 0).squeeze(1)
+        strict = self._strict(cases.slot, found.multipliers)
+        hopeful = torch.nonzero(proves_positive(found.lb, strict)).squeeze(1)
         refuted = torch.zeros(len(cases), dtype=torch.bool, device=found.lb.device)
         if not len(hopeful):
             return refuted, 0
@@ -224,7 +230,7 @@ class Bounder(Children):
         splits, m = cases.splits.take(hopeful), found.multipliers.take(hopeful)
         boxes = cases.take(hopeful).boxes(self.relaxation.lower, self.relaxation.upper)
         lb = self._proved(slot, splits, m, boxes)
-        refuted[hopeful] = torch.isfinite(lb) & (lb > 0)
+        refuted[hopeful] = proves_positive(lb, strict[hopeful])
         return refuted, len(hopeful) - int(refuted.sum())
 
     def _explained(self, cases: Cases, found: Optimised, refuted: Tensor) -> Learned | None:
@@ -232,7 +238,7 @@ class Bounder(Children):
         if not len(at):
             return None
         slot = cases.slot[at]
-        rows = self.fine_rows[slot], self.const[slot]
+        rows = self.fine_rows[slot], self.const[slot], self.strict[slot]
         splits, found = cases.splits.take(at), found.take(at)
         return explain(self.relaxation, self.certifier, rows, slot, splits, found, self._start(slot))
 
@@ -258,15 +264,16 @@ class Bounder(Children):
         return price
 
 
-def tables(targets: Targets, fine: Targets, region: int) -> tuple[Tensor, Tensor, Tensor]:
+def tables(targets: Targets, fine: Targets, region: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A region's rows by disjunct: `Bounder`'s `rows`."""
     row, slot, const = targets.row[region], targets.slot[region], targets.const[region]
     mine = [torch.nonzero((slot == k) & (row >= 0)).squeeze(1) for k in range(targets.n_slots)]
     most = max([1, *(len(i) for i in mine)])
     index = torch.full((targets.n_slots, most), -1, dtype=torch.int64, device=row.device)
     consts = torch.full((targets.n_slots, most), -1.0, dtype=torch.float64, device=row.device)
+    stricts = torch.zeros_like(consts, dtype=torch.bool)
     for k, i in enumerate(mine):
-        index[k, : len(i)], consts[k, : len(i)] = row[i], const[i]
+        index[k, : len(i)], consts[k, : len(i)], stricts[k, : len(i)] = row[i], const[i], targets.strict[region][i]
     real = (index >= 0).unsqueeze(-1)
     coef, fine_coef = (torch.where(real, t.coef[index.clamp(min=0)], 0.0) for t in (targets, fine))
-    return coef, fine_coef, consts
+    return coef, fine_coef, consts, stricts

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from verifier.bounds.certify import Certifier
 from verifier.bounds.dual import Optimised
+from verifier.bounds.proved import proves_positive, strict_sum
 from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start
 from verifier.bounds.walk import Pass
 from verifier.search.cases import Cases
@@ -96,14 +97,15 @@ def losses(r: Relaxation, splits: Splits, beta: Tensor, coef: Tensor, z: Tensor)
 def explain(
     r: Relaxation,
     certifier: Certifier,
-    rows: tuple[Tensor, Tensor],
+    rows: tuple[Tensor, Tensor, Tensor],
     slot: Tensor,
     splits: Splits,
     found: Optimised,
     start: Start,
 ) -> Learned:
     """Clauses with fewer splits than the refuted cases (N,) that they come from. `rows`: coefficients (N, S, p) and
-    constants (N, S) in float64; `start`: the same in the working precision. `found`: how the cases were refuted.
+    constants (N, S) in float64, and which of them are strict (N, S); `start`: the same in the working precision.
+    `found`: how the cases were refuted.
     """
     keep, count = candidates(r, splits, found)
     owner, attempt = torch.nonzero(count > 0, as_tuple=True)
@@ -121,7 +123,7 @@ def explain(
     if not len(best):
         return Learned(slot[:0], Splits.none(0, splits.point), tried)
     owner, fewer = owner[best], fewer.take(best)
-    proved = refutes(certifier, (rows[0][owner], rows[1][owner]), fewer, m.take(best))
+    proved = refutes(certifier, tuple(t[owner] for t in rows), fewer, m.take(best))
     return Learned(slot[owner[proved]], fewer.take(proved), tried)
 
 
@@ -144,10 +146,10 @@ def only(splits: Splits, keep: Tensor) -> Splits:
     return Splits(torch.where(keep, splits.column, -1), splits.sign * keep, splits.point * keep)
 
 
-def refutes(certifier: Certifier, rows: tuple[Tensor, Tensor], splits: Splits, m: Multipliers) -> Tensor:
-    """Whether multipliers refute the cases (N,) with these splits, in float64 with its error."""
-    lb = certifier.bounds(*rows, splits, m)
-    return torch.isfinite(lb) & (lb > 0)
+def refutes(certifier: Certifier, rows: tuple[Tensor, Tensor, Tensor], splits: Splits, m: Multipliers) -> Tensor:
+    """Whether multipliers refute the cases (N,) with these splits, in float64 with its error; `rows` as `explain`'s."""
+    coef, const, strict = rows
+    return proves_positive(certifier.bounds(coef, const, splits, m), strict_sum(strict, m.weights))
 
 
 class Clauses:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from verifier.bounds.base import RowBounds
 from verifier.bounds.interval import outward
+from verifier.bounds.proved import proves_positive
 from verifier.bounds.targets import Picked
 from verifier.clip.complete import minima
 from verifier.clip.constraints import Halfspaces, depth, halfspaces
@@ -178,4 +179,4 @@ def _contradict(l: Tensor, u: Tensor, planes: Halfspaces) -> Tensor:
     c = planes.h.gather(1, best)
     others = planes.only(torch.arange(planes.g.shape[1], device=l.device) != best)
     low = minima(a, l, u, others) + c
-    return (torch.isfinite(low) & (low > 0)).squeeze(1)
+    return proves_positive(low).squeeze(1)

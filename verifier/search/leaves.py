@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from verifier.bounds.proved import proves_positive, strict_sum
 from verifier.bounds.relaxation import Multipliers, Relaxation, Splits, Start
 from verifier.bounds.walk import Pass
 from verifier.ops.base import size
@@ -154,4 +155,4 @@ def certified(bounder: Bounder, case: Cases, solved: Solved) -> bool:
     slot = case.slot
     boxes = case.boxes(r.lower, r.upper)
     lb = bounder.certifier.bounds(bounder.fine_rows[slot], bounder.const[slot], case.splits, m, boxes)
-    return bool(torch.isfinite(lb[0]) & (lb[0] > 0))
+    return bool(proves_positive(lb, strict_sum(bounder.strict[slot], m.weights))[0])

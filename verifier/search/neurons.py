@@ -172,7 +172,9 @@ class NeuronSearch(Search):
         facts = {"open": len(sides), "decided": sides.decided, "domains": sides.domains}
         self.listener(Event("search", "sides of jumps", facts))
 
-    def _bounder(self, trace: Trace, rows: tuple[Tensor, Tensor, Tensor], fine: Program, clip: bool = True) -> Bounder:
+    def _bounder(
+        self, trace: Trace, rows: tuple[Tensor, Tensor, Tensor, Tensor], fine: Program, clip: bool = True
+    ) -> Bounder:
         """A bounder of a trace's network as this search wants it; `rows`, `fine` as `Bounder` takes them."""
         chunk = CHUNK_BYTES if trace.program.device.type == "cpu" else self.parts.limit.chunk
         curves, method = self.config.branching.curves, self.config.clip.method if clip else "none"

@@ -59,7 +59,7 @@ class EntryBounder(Bounder):
     def __init__(self, trace: Trace, value: int, entries: Tensor, fine: Program, heuristic: Heuristic, *more):
         """`entries` (k,): flat. `more`: as for `Bounder`."""
         none = trace.boxes[0][0].new_zeros(0)
-        super().__init__(trace, (none, none, none), fine, heuristic, *more)
+        super().__init__(trace, (none, none, none, none.bool()), fine, heuristic, *more)
         self.value, self.entry = value, entries.repeat_interleave(2)
         self.sign = none.new_tensor([1.0, -1.0]).repeat(len(entries))
         l, u = (t.reshape(-1)[entries] for t in trace.boxes[value])
@@ -79,8 +79,10 @@ class EntryBounder(Bounder):
         return self.certifier.least(*self.certifier.seeded(rows, top, splits, m)).double()
 
     def _proved(self, slot: Tensor, splits: Splits, m: Multipliers, boxes: tuple[Tensor, Tensor] | None) -> Tensor:
-        low, target = self.least(slot, splits, m), self.target[slot].double()
-        return torch.where(low > target, low - target, -torch.inf)  # its sign is all that counts, and that is exact
+        return self.least(slot, splits, m) - self.target[slot].double()  # its sign is all that counts, and is exact
+
+    def _strict(self, slot: Tensor, m: Multipliers) -> Tensor:
+        return torch.zeros_like(slot, dtype=torch.bool)
 
 
 class Trees:

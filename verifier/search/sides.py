@@ -49,7 +49,7 @@ PREFERRED = 6
 FIRST = Settings(steps=8, alpha_rate=0.5, decay=0.92, patience=6)
 LATER = Settings(steps=8, alpha_rate=0.2, beta_rate=0.4, decay=0.9, patience=10)
 
-Make = Callable[[Trace, tuple[Tensor, Tensor, Tensor], Program, bool], Bounder]
+Make = Callable[[Trace, tuple[Tensor, Tensor, Tensor, Tensor], Program, bool], Bounder]
 
 
 @dataclass
@@ -197,7 +197,9 @@ class Sides:
         parts = rows.bias[0], n.side * self._end(n)
         charge = 1.01 * rows.charge[0] + deep.underflow + ROUNDING * sum(t.abs() for t in parts)
         const = (parts[0] - parts[1] - charge).view(1, 1)
-        return self.make(trace, (row.to(program.dtype), row, const), fine, clip)
+        return self.make(
+            trace, (row.to(program.dtype), row, const, torch.zeros_like(const, dtype=torch.bool)), fine, clip
+        )
 
     def _bound(self, small: Small) -> tuple[Program, Program]:
         """The small network's programs; most windows have the same."""

@@ -14,6 +14,7 @@ from verifier.attack.pgd import Attack
 from verifier.bounds import METHODS
 from verifier.bounds.chunks import limits
 from verifier.bounds.program import Program
+from verifier.bounds.same import merged
 from verifier.bounds.still import Still, affordable
 from verifier.bounds.targets import Targets
 from verifier.config import Config
@@ -128,6 +129,7 @@ def solve(
     METHODS.load()
     if not len(problem.lower):
         return Outcome(Verdict.UNSAT, "the property's input set is empty")
+    problem = merged(problem, plan.program)
     targets = Targets(problem, plan.dtype, plan.device)
     attack = Attack(plan.program, targets, config.seed)
     memory = int(config.search.memory_gib * 2**30) or min(POOL_BYTES, free_memory(plan.device) // 2)

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from verifier.bounds.chunks import bound_rows
 from verifier.bounds.program import Program
+from verifier.bounds.proved import proves_positive
 from verifier.bounds.still import affordable, reach
 from verifier.events import Event
 from verifier.net.graph import Network, Node
@@ -130,6 +131,7 @@ class SumSearch(Search):
         task = self.fresh.region  # every region has one row
         self.factor = torch.from_numpy(p.coef[p.row[:, 0], 0]).to(device)
         self.const = torch.from_numpy(p.const[:, 0]).to(device)
+        self.strict = torch.from_numpy(p.strict[:, 0]).to(device)
         self.least = torch.full((len(self.terms), len(task)), torch.inf, dtype=torch.float64, device=device)
         self.floor = self.least.clone()  # of closed leaves
         self.open = torch.ones_like(task, dtype=torch.bool)
@@ -178,7 +180,7 @@ class SumSearch(Search):
             rest, size = others.sum(0) + self.const, others.abs().sum(0) + self.const.abs()
             total = leaves.score + rest[leaves.task]
             error = ERROR * (leaves.score.abs() + size[leaves.task])
-            closed = torch.isfinite(total) & (total > error)
+            closed = proves_positive(total - error, self.strict[leaves.task])
             self.floor[j] = self.floor[j].scatter_reduce(
                 0, leaves.task, torch.where(closed, leaves.score, torch.inf), "amin"
             )

@@ -17,7 +17,7 @@ the rest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -77,6 +77,24 @@ class Query:
     def empty(self) -> np.ndarray:
         """(R,) bool: the regions whose box holds no point."""
         return (self.lower > self.upper).any(axis=1)
+
+    def only(self, disjuncts: np.ndarray) -> Query:
+        """The query with those disjuncts (K,) bool alone; regions keep their numbers."""
+        count = np.diff(self.row_start)[disjuncts]
+        rows = ragged(self.row_start[:-1][disjuncts], count)
+        length = np.diff(self.term_start)[rows]
+        terms = ragged(self.term_start[:-1][rows], length)
+        return replace(
+            self,
+            disjunct_region=self.disjunct_region[disjuncts],
+            row_start=np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
+            term_start=np.concatenate([[0], np.cumsum(length)]).astype(np.int64),
+            term_var=self.term_var[terms],
+            term_coef=self.term_coef[terms],
+            const=self.const[rows],
+            strict=self.strict[rows],
+            line=self.line[rows],
+        )
 
     def unbounded(self) -> list[str]:
         """Names of the inputs that lack a lower or an upper bound in some region that is not empty."""

@@ -178,7 +178,7 @@ def test_unsupported_operators_are_listed_all_at_once():
     then = helper.make_graph([node("Identity", "x", "t")], "t", [], [onnx.ValueInfoProto(name="t")])
     n = [node("If", "c", "h", then_branch=then, else_branch=then), node("Loop", "c h", "y", body=then)]
     with pytest.raises(UnsupportedError) as info:
-        load_network(model(n, {"x": (1, 3)}, c=np.array(True)))
+        load_network(model(n, {"x": (1, 3), "c": (1,)}))
     assert [u[1] for u in info.value.nodes] == ["If", "Loop"]
     with pytest.raises(UnsupportedError) as info:
         load_network(model([node("Foo", "x", "h"), node("Bar", "h")], {"x": (1, 3)}))

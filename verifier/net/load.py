@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from verifier.config import ModelConfig
+from verifier.net.control import Look, flatten
 from verifier.net.draft import RULES, Draft
 from verifier.net.functions import inline_bodies
 from verifier.net.graph import Network
@@ -27,6 +28,7 @@ from verifier.result import FileError, ModelError, UnsupportedError, UsageError,
 __all__ = ["RULES", "check_supported", "load_network", "read_model_bytes"]
 
 GZIP = b"\x1f\x8b"
+NESTED = 6  # rounds in which control flow and definitions are replaced
 
 
 def read_model_bytes(source: Any) -> bytes:
@@ -144,18 +146,30 @@ def with_external_data(model: Any, name: str, copy: bool) -> Any:
     return model
 
 
+def one_graph(model: Any, look: Look, keep: tuple[str, ...]) -> Any:
+    """The model without control flow that is constant and without operators that ONNX defines by others; either may
+    bring the other."""
+    known = RULES.declared | OPS.declared | RANDOM
+    for _ in range(NESTED):
+        made = inline_bodies(flatten(model, look, keep), known, keep)
+        if made is model:
+            break
+        model = made
+    return model
+
+
 def build(
     model: Any, name: str, keep: tuple[str, ...], rewrite: bool, box: InputBox | None, config: ModelConfig
 ) -> Network:
-    """Constants for fixed inputs, bodies for operators, trace, lookups for pieces, rewrite; where structure depends on
+    """Constants for fixed inputs, one graph, trace, lookups for pieces, rewrite; where structure depends on
     the input look at the shapes again."""
     inputs = input_places(model.graph, box, config.input_shapes)
     if not inputs:
         raise ModelError("the model has no inputs")
     fixed = fixed_inputs(inputs, box)
-    model = inline_bodies(with_constants(model, fixed), RULES.declared | OPS.declared | RANDOM, keep)
-    free = tuple(p for p in inputs if p.name not in fixed)
-    t = trace(model, free, samples(inputs, fixed, box), keep)
+    free, tried = tuple(p for p in inputs if p.name not in fixed), samples(inputs, fixed, box)
+    model = one_graph(with_constants(model, fixed), lambda part: trace(part, free, tried), keep)
+    t = trace(model, free, tried, keep)
     look_up(t, model, keep)
     draft = Draft(t.shapes, t.dtypes, t.values, t.opset)
     listed = tuple(as_fixed(p, fixed) for p in inputs)

@@ -26,12 +26,14 @@ from verifier.net.draft import Raw
 from verifier.net.graph import Shape
 from verifier.net.graph import Tensor as Place
 from verifier.net.inputs import MAX_ENTRIES, checked_dims
+from verifier.net.nested import reads
 from verifier.result import ModelError, UnsupportedError
 
 MAX_TOTAL = 2**31  # of all tensors together, which the run holds at once
 SMALL = 1024  # weights up to this many entries stay in the graph, where shape inference may need them
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 SHAPE_ONLY = {"Shape", "Size"}
+TYPED_BY_SECOND = {"CastLike"}  # of the second input only the element type counts
 SHAPED_BY_FIRST = {"ScatterND", "ScatterElements", "Scatter"}  # results have the shape of the first input
 # Inputs whose values decide on the result's shape.
 ALL = (0, 1, 2, 3, 4)
@@ -119,7 +121,7 @@ def trace(
     refuse_odd_names(graph)
     nodes = live_nodes(graph, (*outputs, *keep))
     refuse_unknown(nodes, opset, {o.domain: o.version for o in model.opset_import})
-    weights = read_weights(graph, {i for n in nodes for i in n.input} | set(outputs))
+    weights = read_weights(graph, {i for n in nodes for i in reads(n)} | set(outputs))
     t = Trace(inputs, outputs, [decode(n, opset) for n in nodes], opset, weights)
     t.session, t.weights = open_session(model, nodes, inputs, weights)
     results = t.first_run(samples)
@@ -151,7 +153,8 @@ def mark_constants(t: Trace, raw: Raw, results: Tensors, open_shapes: set[str]) 
     for k, name in enumerate(raw.outputs):
         mask = raw.op == "Dropout" and k == 1
         of_shape = raw.op in SHAPE_ONLY and raw.inputs[0] not in open_shapes
-        constant = mask or of_shape or all(i in t.values for i in raw.inputs if i)
+        read = raw.inputs[:1] if raw.op in TYPED_BY_SECOND else raw.inputs
+        constant = mask or of_shape or all(i in t.values for i in read if i)
         if name and constant and isinstance(results[name], np.ndarray):
             t.values[name] = results[name]
 
@@ -168,10 +171,10 @@ def live_nodes(graph: onnx.GraphProto, roots: tuple[str, ...]) -> list[onnx.Node
         i = producer[stack.pop()]
         if i not in live:
             live.add(i)
-            stack += [name for name in graph.node[i].input if name in producer]
+            stack += [name for name in reads(graph.node[i]) if name in producer]
     order = sorted(live)
     place = {i: at for at, i in enumerate(order)}
-    before = {i: {producer[name] for name in graph.node[i].input if name in producer} for i in order}
+    before = {i: {producer[name] for name in reads(graph.node[i]) if name in producer} for i in order}
     if any(place[j] >= place[i] for i in order for j in before[i]):
         from graphlib import CycleError, TopologicalSorter
 

@@ -1,4 +1,4 @@
-"""The judge of every `sat`: a candidate is replayed in ONNX Runtime on the model's original bytes, at zero tolerance.
+"""Every `sat` is replayed: a candidate runs in ONNX Runtime on the model's original bytes, at zero tolerance.
 
 A solver computes with its own reading of the model, in its own order of summation. A counterexample counts only if it
 is one for the model that the user has: its file, run by ONNX Runtime on one CPU thread, on the numbers that are
@@ -8,13 +8,16 @@ What is printed and what is run. The printed x (float64) lies in the property's 
 its own element type. `Replayer` prefers points where both are the same number: a coordinate goes to the nearest value
 of the model's type *inside* the box. Some boxes hold no such value ([0.1, 0.1] in float32), and some counterexamples
 sit on a corner that only rounding reaches; so the clipped candidate itself is tried as well, with the model receiving
-its rounding, which is what any checker does with the printed decimal. Outputs are ONNX Runtime's, taken as exact
-numbers, and `Query.holds` decides in exact arithmetic. A near miss is no counterexample.
+its rounding, which is what any checker does with the printed decimal. Outputs are ONNX Runtime's, and
+`verifier.spec.evaluate` judges both by the property's text. A near miss is no counterexample.
+
+Symbols: N points, n inputs, p outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +25,7 @@ import numpy as np
 
 from verifier.net.graph import Network
 from verifier.result import MismatchError, ModelError, Witness
+from verifier.spec.evaluate import Judge, Reading
 from verifier.spec.query import Query
 
 CHUNK = 1 << 22  # entries of region tables looked at in one piece
@@ -29,42 +33,99 @@ CHUNK = 1 << 22  # entries of region tables looked at in one piece
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a replay found: the model's outputs y (p,) on x, and the disjunct that (x, y) satisfies, or -1."""
+    """What a replay found: the model's outputs y (p,), and what is wrong with (x, y), '' where it satisfies the
+    property.
+    """
 
     y: np.ndarray
-    disjunct: int
+    wrong: str
 
 
 class Replayer:
     """`replayer(x)` is the counterexample near x, or None. The ONNX Runtime session is made on first use, and kept."""
 
-    def __init__(self, model_bytes: bytes | Callable[[], bytes], network: Network, query: Query):
-        """`model_bytes` is the file's content, or a function that reads it when the first candidate comes."""
+    def __init__(
+        self,
+        model_bytes: bytes | Callable[[], bytes],
+        network: Network,
+        query: Query,
+        reading: Reading | None = None,
+        disproved: Callable[[np.ndarray], bool] | None = None,
+    ):
+        """`model_bytes` is the file's content, or a function that reads it when the first candidate comes.
+
+        `reading`: what a witness needs. `disproved`, asked where proofs outweigh witnesses: whether the property is
+        proved not to hold of the network at a point (n,) over the reals.
+        """
         self.model_bytes, self.network, self.query = model_bytes, network, query
+        self.reading = reading or Reading.of("auto")
+        self.disproved = disproved
+        self.judged_by = Judge(query.text, query.n_inputs, query.n_outputs)
         self._session: Any = None
+        self._kinds: list[tuple[int, np.dtype]] = []  # of the outputs, once seen
         self.calls = 0
         alive = ~query.empty
         self.lower, self.upper = query.lower[alive], query.upper[alive]
 
     def __call__(self, x: np.ndarray) -> Witness | None:
         """x (n,) float64, nearly in the box, to the genuine counterexample at or next to it, if there is one."""
+        for point in self.nearby(x):
+            y = self.run(point)
+            if self.accepts(point[None], y[None])[0]:
+                return Witness(point, y)
+        return None
+
+    def nearby(self, x: np.ndarray) -> list[np.ndarray]:
+        """The points (n,) of the nearest box to be tried for x; see the file's head."""
         x = np.asarray(x, np.float64).reshape(-1)
         if not len(self.lower) or not np.isfinite(x).all():
-            return None
+            return []
         l, u = self._region(x)
         clipped = np.clip(x, l, u)
         inside = self._representable(clipped, l, u)
-        tries = [inside] if np.array_equal(inside, clipped) else [inside, clipped]
-        for point in tries:
-            judgement = self.judge(point)
-            if judgement.disjunct >= 0 and np.isfinite(judgement.y).all():
-                return Witness(point, judgement.y)
-        return None
+        return [inside] if np.array_equal(inside, clipped) else [inside, clipped]
+
+    def accepts(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(N,) bool: which points x (N, n) with the runtime's outputs y (N, p) are witnesses under the reading."""
+        good = self.satisfies(x, y)
+        if self.reading.proof_wins and self.disproved is not None:
+            for i in np.flatnonzero(good).tolist():
+                good[i] = not self.disproved(x[i])
+        return good
+
+    def satisfies(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(N,) bool: as `accepts`, whatever may be proved."""
+        return self.judged_by.holds(x, y, self.reading, self.types())
+
+    def types(self) -> list[tuple[int, np.dtype]]:
+        """How many entries of which type the model's inputs and outputs have."""
+        return [(t.size, t.dtype) for t in self.network.inputs] + self._kinds
 
     def judge(self, x: np.ndarray) -> Judgement:
         """Replays x exactly as it is."""
         y = self.run(x)
-        return Judgement(y, self.query.holds(x, y))
+        if self.accepts(x[None], y[None])[0]:
+            return Judgement(y, "")
+        return Judgement(y, self.judged_by.wrong(x, y) or "it does not hold under this reading (setting spec.reading)")
+
+    def feeds(self, x: np.ndarray) -> list[np.ndarray]:
+        """What the model receives for x (n,): an array for every input, of its shape and element type."""
+        found, start = [], 0
+        for tensor in self.network.inputs:
+            with np.errstate(all="ignore"):
+                found.append(x[start : start + tensor.size].reshape(tensor.shape).astype(tensor.dtype))
+            start += tensor.size
+        return found
+
+    def received(self, x: np.ndarray) -> np.ndarray:
+        """The numbers (n,) that the model receives for x (n,)."""
+        return np.concatenate([part.astype(np.float64).reshape(-1) for part in self.feeds(x)])
+
+    def under(self, reading: Reading, disproved: Callable[[np.ndarray], bool] | None = None) -> Replayer:
+        """The same replays, judged under another reading."""
+        other = copy(self)
+        other.reading, other.disproved = reading, disproved
+        return other
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """The model's outputs (p,) float64 on x (n,), each input rounded to its element type."""
@@ -72,11 +133,7 @@ class Replayer:
             data = self.model_bytes() if callable(self.model_bytes) else self.model_bytes
             self._session = _session(data, self.network)
         self.calls += 1
-        feeds, start = {}, 0
-        for slot, tensor in zip(self._session.get_inputs(), self.network.inputs):
-            with np.errstate(over="ignore"):
-                feeds[slot.name] = x[start : start + tensor.size].reshape(tensor.shape).astype(tensor.dtype)
-            start += tensor.size
+        feeds = dict(zip((slot.name for slot in self._session.get_inputs()), self.feeds(x)))
         try:
             outputs = self._session.run(None, feeds)
         except Exception as e:  # ONNX Runtime's errors share no base class of their own
@@ -86,6 +143,7 @@ class Replayer:
             raise MismatchError(
                 f"{self.network.source}: ONNX Runtime gives {len(y)} outputs, the property has {self.query.n_outputs}"
             )
+        self._kinds = [(np.size(o), np.asarray(o).dtype) for o in outputs]
         return y
 
     def _region(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

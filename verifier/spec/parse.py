@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from verifier.result import FileError, PropertyError
@@ -38,7 +39,7 @@ def parse_bytes(data: bytes, source: str = "<property>") -> Query:
         from verifier.spec import general  # brings in the grammar package, which most files do not need
 
         parts = general.read(data.decode("ascii") if text is None else text, source)
-    return assemble(parts, source)
+    return replace(assemble(parts, source), text=data)
 
 
 def _decode(data: bytes, source: str) -> str:

@@ -55,6 +55,7 @@ class Query:
     const: np.ndarray  # (M,) float64
     strict: np.ndarray  # (M,) bool
     line: np.ndarray  # (M,) int64, the source line of the comparison
+    text: bytes = b""  # the property as it was read, for the judge (`verifier.spec.evaluate`)
 
     def __post_init__(self) -> None:
         for value in vars(self).values():

@@ -19,6 +19,8 @@ import numpy as np
 
 from verifier.config import Config, ModelConfig
 from verifier.events import Deadline, Event, Listener, silent
+from verifier.evidence.gate import Gate
+from verifier.evidence.near import NearMisses
 from verifier.evidence.replay import Judgement, Replayer
 from verifier.evidence.witness import render
 from verifier.net.graph import Network
@@ -26,6 +28,7 @@ from verifier.net.inputs import InputBox
 from verifier.net.load import check_supported, load_network, parse, read_model_bytes
 from verifier.problem import Problem, compile_problem
 from verifier.result import Result, Undecided, Verdict
+from verifier.spec.evaluate import Reading
 from verifier.spec.parse import parse_property
 from verifier.spec.query import Query
 
@@ -91,6 +94,58 @@ def verify(
 
 def decide(loaded: Loaded, config: Config, on_event: Listener, deadline: Deadline, seconds: dict[str, float]) -> Result:
     """As `verify`, for what is loaded already; `seconds` holds what that took, by stage."""
+    judge, near = judge_of(loaded, config), NearMisses()
+    found = search(loaded, config, on_event, deadline, seconds, judge, near)
+    return answer(loaded, config, found, judge, near, deadline, on_event)
+
+
+def judge_of(loaded: Loaded, config: Config) -> Replayer:
+    """What replays candidates and judges them as the settings ask."""
+    reading = Reading.of(config.spec.reading)
+    if not reading.proof_wins:
+        return loaded.replayer.under(reading)
+
+    def disproved(x: np.ndarray) -> bool:
+        from verifier.evidence.proof import PointProof
+
+        return PointProof(loaded.problem)(x)
+
+    return loaded.replayer.under(reading, disproved)
+
+
+def answer(
+    loaded: Loaded,
+    config: Config,
+    found: Result,
+    judge: Replayer,
+    near: NearMisses,
+    deadline: Deadline,
+    on_event: Listener = silent,
+) -> Result:
+    """What may be said of what a search has found: every verdict passes here, and ONNX Runtime is asked."""
+    seconds = dict(found.seconds)
+    with _stage("gate", seconds):
+        gate = Gate(loaded.problem, judge, config.seed)
+        subproblems = found.stats.get("domains", 0)
+        verdict, reason, witness, figures = gate.passed(found.verdict, found.reason, near, subproblems, deadline)
+    if figures:
+        on_event(Event("gate", "ONNX Runtime asked", figures))
+    stats = {**found.stats, **figures}
+    return replace(
+        found, verdict=verdict, reason=reason, witness=found.witness or witness, seconds=seconds, stats=stats
+    )
+
+
+def search(
+    loaded: Loaded,
+    config: Config,
+    on_event: Listener,
+    deadline: Deadline,
+    seconds: dict[str, float],
+    judge: Replayer,
+    near: NearMisses,
+) -> Result:
+    """What searching comes to, before ONNX Runtime is asked (`answer`); `near` is told what came nearest."""
     on_event(Event("load", "read", {"inputs": loaded.network.n_inputs, "outputs": loaded.network.n_outputs}))
     problem = loaded.problem
     if not len(problem.lower):
@@ -102,9 +157,12 @@ def decide(loaded: Loaded, config: Config, on_event: Listener, deadline: Deadlin
         on_event(Event("plan", "made", {"lines": lines, "device": config.device}))
         if deadline.passed():
             return Result(Verdict.TIMEOUT, "the deadline passed before the search began", seconds=seconds, plan=lines)
+        if plan.unbounded and Gate(problem, judge, config.seed).every() is not None:
+            reason = f"no bounds for {', '.join(plan.unbounded)}"
+            return Result(Verdict.UNKNOWN, reason, seconds=seconds, plan=lines)  # the gate runs through all inputs
         from verifier.search.strategy import solve
 
-        outcome = solve(problem, plan, config, deadline, on_event, loaded.replayer)
+        outcome = solve(problem, plan, config, deadline, on_event, judge, near)
     except Undecided as e:
         return Result(Verdict.UNKNOWN, str(e), seconds=seconds, plan=lines)
     except (MemoryError, RuntimeError) as e:
@@ -113,7 +171,7 @@ def decide(loaded: Loaded, config: Config, on_event: Listener, deadline: Deadlin
         if not out_of_memory(e):
             raise
         return Result(Verdict.UNKNOWN, "out of memory", seconds=seconds, plan=lines)
-    stats = {**outcome.stats, "replays": loaded.replayer.calls}
+    stats = {**outcome.stats, "replays": judge.calls}
     return Result(outcome.verdict, outcome.reason, outcome.witness, {**seconds, **outcome.seconds}, stats, lines)
 
 
@@ -126,20 +184,22 @@ def make_plan(loaded: Loaded, config: Config) -> tuple[str, ...]:
 
 
 def replay(
-    model: Model, prop: str | os.PathLike[str], x: np.ndarray, config: ModelConfig | None = None
-) -> tuple[Query, Judgement | None, str]:
-    """(query, what ONNX Runtime finds at x exactly as given, and what is wrong with x if anything).
+    model: Model, prop: str | os.PathLike[str], x: np.ndarray, config: Config | None = None
+) -> tuple[Judgement | None, str]:
+    """(what ONNX Runtime finds at x exactly as given, and what is wrong with x if anything).
 
     No judgement, and a text, where x has not as many entries as the model has inputs.
     """
-    judge = replayer(model, prop, config)
-    query = judge.query
-    if len(x) != query.n_inputs:
-        return query, None, f"the counterexample has {len(x)} inputs, the model takes {query.n_inputs}"
+    config = config or Config()
+    reading = Reading.of(config.spec.reading)
+    if reading.proof_wins:
+        judge = judge_of(load(model, prop, {}, config.model), config)
+    else:
+        judge = replayer(model, prop, config.model).under(reading)
+    if len(x) != judge.query.n_inputs:
+        return None, f"the counterexample has {len(x)} inputs, the model takes {judge.query.n_inputs}"
     judgement = judge.judge(x)
-    if judgement.disjunct >= 0:
-        return query, judgement, ""
-    return query, judgement, f"the property does not hold there: off by {query.violation(x, judgement.y):g}"
+    return judgement, judgement.wrong
 
 
 def replayer(model: Model, prop: str | os.PathLike[str], config: ModelConfig | None = None) -> Replayer:

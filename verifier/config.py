@@ -193,6 +193,19 @@ class AttackConfig(Group):
 
 
 @dataclass(frozen=True)
+class SpecConfig(Group):
+    """What the property asks."""
+
+    reading: str = setting(
+        "auto",
+        "what counts as a counterexample: outputs of ONNX Runtime compared exactly with the numbers as written (auto); "
+        "the same, unless the property is proved over the real numbers (real); comparisons in the model's own element "
+        "type, as competitions judge (float)",
+        choices=("auto", "real", "float"),
+    )
+
+
+@dataclass(frozen=True)
 class Config(Group):
     """Everything that can be set. Passed on by value; nothing else configures the verifier."""
 
@@ -214,3 +227,4 @@ class Config(Group):
     search: SearchConfig = field(default_factory=SearchConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
+    spec: SpecConfig = field(default_factory=SpecConfig)

@@ -33,10 +33,13 @@ POLISH_STEPS = 20
 
 @dataclass
 class Found:
-    """Points (N, m) that look like counterexamples, best first, and the smallest value met (<= 0 if there is one)."""
+    """Points (N, m) that look like counterexamples, best first; the smallest value met (<= 0 if there is one), and the
+    point (1, m) with the smallest of those evaluated last.
+    """
 
     points: Tensor
     least: float
+    nearest: Tensor | None = None
 
 
 def starts(l: Tensor, u: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -63,8 +66,8 @@ class Attack:
             return Found(x, float("inf"))
         least = self.targets.values(self.program.forward(x), region).amin(1)
         good = torch.nonzero(least <= 0).squeeze(1)
-        order = torch.argsort(least[good])[:16]
-        return Found(x[good[order]], float(least.min()))
+        order, nearest = torch.argsort(least[good])[:16], least.argmin()
+        return Found(x[good[order]], float(least[nearest]), x[nearest].unsqueeze(0))
 
     def descend(
         self,
@@ -106,7 +109,7 @@ class Attack:
         polish = polish and self.targets.row.shape[1] > 0 and self.program.n_in <= POLISHED_DIMENSIONS
         if polish and not len(found.points):
             found = self._polish(x, l, u, region, aim, deadline)
-        return Found(found.points, min(least, found.least))
+        return Found(found.points, min(least, found.least), found.nearest)
 
     def _polish(self, x: Tensor, l: Tensor, u: Tensor, region: Tensor, aim: Tensor, deadline: Deadline) -> Found:
         """Gauss-Newton steps from the `POLISHED` points nearest to satisfying the disjunct that they aim at."""

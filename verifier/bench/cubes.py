@@ -34,13 +34,15 @@ from verifier.bench.cluster import Cluster
 from verifier.bench.jobs import Job, Notes, Outcome
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
+from verifier.evidence.near import NearMisses
 from verifier.problem import Problem
-from verifier.result import FileError
+from verifier.result import FileError, Result, Verdict
 
 PATIENCE = 2.0  # seconds that a cube may run before it is cut for idle workers
 PER_WORKER = 2  # cubes for each worker at the start
 LEVELS = 4  # halvings of a cube at a time, at most
 POLL = 0.1  # seconds
+SENT = 4  # of a cube's nearest misses go back to where the verdict is made
 LEAVE = 6.0  # seconds that ending a cluster of our own may take
 
 
@@ -95,8 +97,10 @@ def solve(job: Job, send: guard.Send, deadline: Deadline) -> dict[str, Any]:
     if more.pop("mark") != fingerprint(loaded.problem):
         raise FileError(f"{job.model}, {job.property}: not the same here as where the cubes were cut")
     loaded = replace(loaded, problem=restricted(loaded.problem, **more))
-    result = api.decide(loaded, config, Notes(send), deadline, seconds)
-    return api.last_words(result)
+    judge, near = api.judge_of(loaded, config), NearMisses()
+    result = api.search(loaded, config, Notes(send), deadline, seconds, judge, near)
+    points = [point.tolist() for point in near.leaves.points[:SENT]]
+    return {**api.last_words(result), "near": [points, near.leaves.gaps[:SENT]]}
 
 
 def order(problem: Problem, config: Config) -> list[int]:
@@ -159,6 +163,7 @@ class Conquest:
         names = ("cubes", "cubes refuted", "cubes cut while at work", "cubes cancelled")
         self.stats: dict[str, float] = dict.fromkeys(names, 0)
         self.seconds: dict[str, float] = {}
+        self.near = NearMisses()
 
     def run(self, listener: Listener) -> tuple[str, str, str]:
         """(verdict, reason, counterexample as text)"""
@@ -220,6 +225,9 @@ class Conquest:
         for name, value in outcome.said.get("stats", {}).items():
             if isinstance(value, (int, float)) and name not in ("worst bound", "waiting", "per second"):
                 self.stats[name] = self.stats.get(name, 0) + value
+        points, gaps = outcome.said.get("near", ([], []))
+        if points:
+            self.near.leaves.add(np.array(points), np.array(gaps))
         verdict = outcome.said.get("verdict", "") if outcome.how == "answer" else ""
         if outcome.how in ("error", "bug", "crash"):
             raise RuntimeError(f"a worker failed: {outcome.how}: {outcome.detail}")
@@ -285,13 +293,11 @@ def conquer(
     job = Job(0, os.path.abspath(model), os.path.abspath(prop), values, deadline.left(), work=work)
     conquest = Conquest(engine, loaded.problem, job, settled, deadline)
     verdict, reason, witness = conquest.run(listener)
+    found = Result(Verdict(verdict), reason, None, {**conquest.seconds, **seconds}, conquest.stats, tuple(lines))
+    if not witness:
+        judge = api.judge_of(loaded, config)
+        found = api.answer(loaded, config, found, judge, conquest.near, deadline, listener)
     if engine.ours is not None and deadline.left() > LEAVE:
         engine.close()
-    return {
-        "verdict": verdict,
-        "reason": reason,
-        "witness": witness,
-        "seconds": {**conquest.seconds, **seconds},
-        "stats": conquest.stats,
-        "plan": lines,
-    }
+    said = api.last_words(found)
+    return {**said, "witness": witness} if witness else said

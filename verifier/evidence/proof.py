@@ -1,4 +1,4 @@
-"""Whether a property is proved not to hold at one point over the reals: the network's bounds on a box of that point alone.
+"""Whether a property is proved not to hold at one point over the reals: bounds on the box of that point alone.
 
 For those who ask what the network is and not what a runtime makes of it (`Reading.proof_wins`): a witness that only
 the runtime's rounding makes is none. Sound because bounds on the box [t, t], with every rounding charged, enclose the

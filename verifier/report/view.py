@@ -49,7 +49,7 @@ def draw(
     if x is not None:
         judgement = replayer.judge(x)
         outputs.append(judgement.y)
-        holds = judgement.disjunct >= 0
+        holds = not judgement.wrong
         names[1] = "counterexample" if holds else "given point"
         said.append("" if holds else "no counterexample: the property does not hold at the given point")
     shape = image_shape([t.shape for t in replayer.network.inputs])

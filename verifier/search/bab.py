@@ -38,12 +38,14 @@ from verifier.branching import HEURISTICS
 from verifier.clip.constraints import Halfspaces
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
+from verifier.evidence.near import NearMisses
 from verifier.problem import Problem
 from verifier.result import Verdict, Witness
 from verifier.search.clipper import Clipper
 from verifier.search.domains import Domains, Pool, halvable, split
 from verifier.search.falsify import Falsifier
 from verifier.search.methods import choose, lowest
+from verifier.search.nearest import note
 from verifier.search.trials import Trials
 
 SLOW = 200.0  # domains per second below which another bounding method is tried, if the configuration leaves the choice
@@ -81,6 +83,7 @@ class Parts:
     memory: int  # bytes the pool may take
     trusted: bool  # whether the error terms hold for float32 here; otherwise every refutation is repeated in float64
     still: Still | None = None  # what stands still in regions, where that spares much; of `program`
+    near: NearMisses = field(default_factory=NearMisses)  # what came nearest to satisfying the property; is added to
 
 
 class Search:
@@ -106,7 +109,7 @@ class Search:
         self.often = False  # whether float32 leaves much to float64
         self.rate = 0.0  # domains bounded per second
         self.falsifier = Falsifier(
-            parts.problem, parts.attack, parts.confirm, config.attack, deadline, self.seconds, self.stats
+            parts.problem, parts.attack, parts.confirm, config.attack, deadline, self.seconds, self.stats, parts.near
         )
 
     @property
@@ -292,6 +295,7 @@ class Search:
         lb = bounds.lb.double() + picked.const
         closed = targets.refuted(picked, lb)
         open = domains.open & ~closed
+        note(p.near, domains, picked, bounds, lb, ~open.any(1))
         if self.parts.program.dtype == torch.float32:
             nearly = open & ~targets.refuted(picked, lb + 4 * bounds.charge.double())
             doubt = open.any(1) & ~nearly.any(1)
@@ -387,7 +391,10 @@ class Search:
         self.stats["rechecked in float64"] += len(domains)
         picked = targets.pick(domains.region, open)
         bounds = self._rows(program, targets, domains, picked, within)
-        return targets.refuted(picked, bounds.lb + picked.const)
+        lb = bounds.lb + picked.const
+        closed = targets.refuted(picked, lb)
+        note(self.parts.near, domains, picked, bounds, lb, ~(open & ~closed).any(1))
+        return closed
 
     def _fine(self) -> tuple[Program, Targets]:
         """Program and targets in float64."""

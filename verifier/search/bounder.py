@@ -37,10 +37,13 @@ Heuristic = Callable[[View, int], Tensor]
 
 @dataclass
 class Bounded:
-    """What became of a batch: the cases that stay open, their minimisers (D, m), and figures to be added up."""
+    """What became of a batch: the cases that stay open, their minimisers (D, m), and figures to be added up; minimisers
+    (N, m) and bounds (N,) of the refuted ones.
+    """
 
     kept: Cases
     x: Tensor
+    refuted: tuple[Tensor, Tensor]
     figures: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     learned: Learned | None = None
@@ -57,6 +60,7 @@ class Bounded:
         return Bounded(
             Cases.join([p.kept for p in parts]),
             torch.cat([p.x for p in parts]),
+            (torch.cat([p.refuted[0] for p in parts]), torch.cat([p.refuted[1] for p in parts])),
             figures,
             seconds,
             Learned.join(learned) if learned else None,
@@ -186,7 +190,7 @@ class Bounder(Children):
             "explaining": explained - certified,
             "branching": ranked - explained,
         }
-        return Bounded(kept, found.x[keep], figures, seconds, learned)
+        return Bounded(kept, found.x[keep], (found.x[refuted], found.lb[refuted]), figures, seconds, learned)
 
     def _cut(self, kept: Cases, found: Optimised, price: Tensor | None) -> None:
         """Gives cases the half-space in which their disjunct can still hold, and the columns whose boxes matter;

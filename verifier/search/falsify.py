@@ -24,6 +24,7 @@ from verifier.attack.pgd import Attack, Found
 from verifier.attack.sweep import sweep
 from verifier.config import AttackConfig
 from verifier.events import Deadline
+from verifier.evidence.near import NearMisses
 from verifier.problem import Problem
 from verifier.result import Witness
 from verifier.search.domains import Domains, Pool
@@ -37,8 +38,8 @@ SWEEP_SHARE = 0.25  # of the time left for those
 
 
 class Falsifier:
-    """`witness` is what was found; `seconds` and `stats` are the search's, and are added to. `confirm` takes a whole
-    input (n,) float64 and returns a Witness if ONNX Runtime agrees.
+    """`witness` is what was found; `seconds`, `stats` and `near` are the search's, and are added to. `confirm` takes
+    a whole input (n,) float64 and returns a Witness if ONNX Runtime agrees.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Falsifier:
         deadline: Deadline,
         seconds: MutableMapping[str, float],
         stats: MutableMapping[str, float],
+        near: NearMisses,
     ):
         self.problem, self.points, self.confirm = problem, attack, confirm
-        self.config, self.deadline, self.seconds, self.stats = config, deadline, seconds, stats
+        self.config, self.deadline, self.seconds, self.stats, self.near = config, deadline, seconds, stats, near
         self.witness: Witness | None = None
         self.started = time.monotonic()
         self.attacks, self.point_seconds = 0, 0.0
@@ -136,6 +138,8 @@ class Falsifier:
     def _replay(self, found: Found) -> None:
         """Replays candidates until one is confirmed."""
         start = time.monotonic()
+        if found.nearest is not None and found.least > 0:
+            self.near.tried.add(found.nearest.double().cpu().numpy(), np.array([found.least]))
         points = found.points.detach().double().cpu().numpy()
         for x in self.problem.lift(points):
             self.witness = self.confirm(x)

@@ -34,6 +34,7 @@ from verifier.search.cases import Cases, moved, roots, split
 from verifier.search.clauses import Clauses
 from verifier.search.domains import Pool
 from verifier.search.leaves import certified, explicit, solve_leaf
+from verifier.search.nearest import note_minimisers
 from verifier.search.refine import refined
 from verifier.search.root import Root
 from verifier.search.sides import Sides
@@ -284,6 +285,7 @@ class NeuronSearch(Search):
         for name, value in bounded.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
         self._learn(bounded)
+        note_minimisers(self.parts.near, *bounded.refuted)
         kept = bounded.kept
         if not len(kept):
             return
@@ -307,6 +309,7 @@ class NeuronSearch(Search):
         """
         bounded = bounder.bound(leaves, LEAF, PREFERRED)
         self._learn(bounded)
+        note_minimisers(self.parts.near, *bounded.refuted)
         leaves = bounded.kept
         for i in range(len(leaves)):
             if self.witness is not None or self.deadline.passed():

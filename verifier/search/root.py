@@ -24,6 +24,7 @@ from verifier.bounds.trace import Trace, known, trace_values
 from verifier.events import Deadline
 from verifier.search.bab import Parts
 from verifier.search.domains import Domains
+from verifier.search.nearest import note
 from verifier.search.sides import Sides
 
 SHARE = 0.4  # of the time that is left, for boxes of values
@@ -59,8 +60,11 @@ class Root:
         """
         targets = self.parts.targets if trace.program is self.parts.program else self.fine()[1]
         picked = targets.pick(self.box.region, self.box.open)
-        lb = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows).lb.double() + picked.const
-        return picked, lb, self.open & ~targets.refuted(picked, lb)[0]
+        bounds = final_rows(trace, targets.coef[picked.row], self.parts.limit.rows)
+        lb = bounds.lb.double() + picked.const
+        open = self.open & ~targets.refuted(picked, lb)[0]
+        note(self.parts.near, self.box, picked, bounds, lb, ~open.any()[None])
+        return picked, lb, open
 
     def refute(self, trace: Trace) -> bool:
         """Closes the disjuncts that rows bounded backward on a trace refute; whether any stays open."""

@@ -19,6 +19,7 @@ from verifier.bounds.still import Still, affordable
 from verifier.bounds.targets import Targets
 from verifier.config import Config
 from verifier.events import Deadline, Event, Listener
+from verifier.evidence.near import NearMisses
 from verifier.net.apart import apart
 from verifier.ops.pointwise import Pointwise
 from verifier.problem import Problem
@@ -124,8 +125,9 @@ def solve(
     deadline: Deadline,
     listener: Listener,
     confirm: Callable[[np.ndarray], Witness | None],
+    near: NearMisses | None = None,
 ) -> Outcome:
-    """Carries the plan out."""
+    """Carries the plan out. `near` is told what comes nearest to satisfying the property."""
     METHODS.load()
     if not len(problem.lower):
         return Outcome(Verdict.UNSAT, "the property's input set is empty")
@@ -142,6 +144,7 @@ def solve(
         limits(plan.device, config.bounds.chunk_mib),
         memory,
         trusts_float32(plan.program),
+        near=near or NearMisses(),
     )
     if plan.unbounded:
         return Search(parts, config, deadline.sooner(ATTACK_ONLY_SECONDS), listener).attack_only(

@@ -151,7 +151,10 @@ class Judge:
                 np.array([float(n) for n in pieces[4::5]], dtype=np.float64),
                 np.array([word == b"<=" for word in pieces[1::5]], dtype=bool),
             )
-            self._read = bounds, list(_assertions(b" ".join(pieces[0::5])))
+            formulas = list(_assertions(b" ".join(pieces[0::5])))
+            if not len(bounds.variable) + len(formulas):
+                raise ValueError("a property without assertions, which every point would satisfy")
+            self._read = bounds, formulas
         return self._read
 
 

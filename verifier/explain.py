@@ -129,7 +129,7 @@ def operators() -> dict[str, frozenset[str]]:
         op: words - {"Identity"} for op, words in becomes.items() if words and words <= OPS.declared | {"Identity"}
     }
     becomes |= {op: {op} for op in OPS.declared}
-    return {op: frozenset(becomes[op]) for op in sorted(becomes) if onnx.defs.has(op)}
+    return {op: frozenset(becomes[op]) for op in sorted(becomes) if onnx.defs.has(*op.rpartition(".")[::-2])}
 
 
 def support() -> dict[str, list[str]]:

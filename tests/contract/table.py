@@ -333,6 +333,38 @@ def pasted() -> list[Example]:
     return [graph("Lookup", nodes, {"x": (2, 6), "i": (1,), **fixed}, low=0, high=8)]
 
 
+def ensembles() -> list[Example]:
+    """Two trees that share a cut, and a leaf alone; both kinds of cuts."""
+    found = []
+    for together in ("SUM", "MIN", "MAX"):
+        attrs = {
+            "feature": i64([0, 2, 0, 1]),
+            "cut": np.array([0.5, -0.25, 0.5, 1.0]),
+            "closed": np.array([True, False, True, False]),
+            "yes": i64([1, -1, -4, -5]),
+            "no": i64([-2, -3, 3, -6]),
+            "roots": i64([0, 2, -7]),
+            "weights": np.stack([w(7), 3 * w(7, seed=1)], 1).astype(np.float64),
+            "aggregate": together,
+        }
+        found.append(internal("Trees", {"x": (2, 3)}, (2, 2), partial(grown, attrs=attrs), **attrs))
+    return found
+
+
+def grown(x: np.ndarray, attrs: dict) -> np.ndarray:
+    """Every row down every tree."""
+    rows = []
+    for row in x:
+        leaves = []
+        for at in attrs["roots"]:
+            while at >= 0:
+                v, c = row[attrs["feature"][at]], attrs["cut"][at]
+                at = attrs["yes" if (v <= c if attrs["closed"][at] else v < c) else "no"][at]
+            leaves.append(attrs["weights"][-1 - at])
+        rows.append({"SUM": np.sum, "MIN": np.min, "MAX": np.max}[attrs["aggregate"]](leaves, axis=0))
+    return np.array(rows)
+
+
 def powers() -> list[Example]:
     """One exponent, one base, several of either, both variable."""
     single = ((2, -2), (3, -2), (0.5, 0.1), (-1, 0.3), (4, -2), (-2, 0.3), (-3, 0.3))
@@ -476,6 +508,7 @@ TABLE = {
     "ExpandDynamic": lambda: shapes_by_value("Expand"),
     "ConstantOfShapeDynamic": lambda: shapes_by_value("ConstantOfShape"),
     "Lookup": pasted,
+    "Trees": ensembles,
     "ShapeDynamic": lambda: shapes_of_cuts("Shape"),
     "SizeDynamic": lambda: shapes_of_cuts("Size"),
     "RangeDynamic": ranges,

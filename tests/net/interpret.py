@@ -129,6 +129,21 @@ def lookup(n: Node, *v: np.ndarray) -> np.ndarray:
     return piece.results[piece.at(tuple(int(e) for a in v for e in a.ravel()))]
 
 
+def trees(n: Node, x: np.ndarray) -> np.ndarray:
+    """Every row down every tree, one by one."""
+    a, found = n.attrs, []
+    together = {"SUM": np.sum, "MIN": np.min, "MAX": np.max}[a["aggregate"]]
+    for row in x.reshape(-1, x.shape[-1]):
+        leaves = []
+        for at in a["roots"]:
+            while at >= 0:
+                v, c = float(row[a["feature"][at]]), a["cut"][at]
+                at = a["yes" if (v <= c if a["closed"][at] else v < c) else "no"][at]
+            leaves.append(a["weights"][-1 - at])
+        found.append(together(leaves, axis=0))
+    return np.array(found).reshape(n.shape)
+
+
 RULES = {
     "MaxJoin": lambda n, b, r, a: b + r,
     "MinJoin": lambda n, a, r, b: a - r,
@@ -166,6 +181,7 @@ RULES = {
     "CumSum": cumsum,
     "LeakyRelu": lambda n, x: np.where(x > 0, x, n.attrs["alpha"] * x),
     "Lookup": lookup,
+    "Trees": trees,
     "TopK": lambda n, x: -np.sort(-x, n.attrs["axis"]).take(range(n.attrs["k"]), n.attrs["axis"]),
     "TopK:1": lambda n, x: np.argsort(-x, n.attrs["axis"], "stable").take(range(n.attrs["k"]), n.attrs["axis"]),
 }

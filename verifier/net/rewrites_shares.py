@@ -25,7 +25,7 @@ from verifier.net.local import Around, Local, Nodes, become
 
 # NaN in any entry that a result depends on makes it NaN.
 ARITHMETIC = {"Add", "Sub", "Neg", "Mul", "Linear", "MatMul", "Conv", "BatchNormalization", "ReduceSum", "ReduceMean"}
-MOVES = {"Reshape", "Transpose", "Slice", "Concat", "Gather", "Expand", "Tile"}
+MOVES = {"Identity", "Reshape", "Transpose", "Slice", "Concat", "Gather", "Expand", "Tile"}
 
 
 def share(n: Node, c: Around) -> Nodes | None:

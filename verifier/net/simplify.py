@@ -79,6 +79,9 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   CumSum                 x                   axis, exclusive, reverse
   TopK                   x                   axis, k, largest, sorted
   Einsum                 any                 equation, without blanks
+  Trees                  x                   feature, cut, closed, yes, no, roots, weights: numpy arrays, aggregate
+                                             (`verifier.ops.trees`). From TreeEnsemble, TreeEnsembleRegressor and
+                                             TreeEnsembleClassifier of ai.onnx.ml
 
 Vanish: Identity, Dropout, Constant, and Shape, Size, ConstantOfShape, Range, EyeLike, … where they are constant.
 Rewritten into others: DepthToSpace, SpaceToDepth (Reshape, Transpose, Reshape), Trilu (Mul by a constant mask),
@@ -142,7 +145,16 @@ from verifier.net import rewrites_order as order
 from verifier.net import rewrites_ranges as ranges
 from verifier.net import rewrites_relus as relus
 from verifier.net import rewrites_shares as shares
-from verifier.net import rules_affine, rules_moves, rules_other, rules_pools, rules_recurrent, rules_resize  # noqa: F401
+from verifier.net import (  # noqa: F401
+    rules_affine,
+    rules_ml,
+    rules_moves,
+    rules_other,
+    rules_pools,
+    rules_recurrent,
+    rules_resize,
+    rules_trees,
+)
 from verifier.net.draft import Draft, Raw
 from verifier.net.graph import Network, Tensor
 from verifier.net.local import Local, apply_local

@@ -113,7 +113,7 @@ def trace(
     if graph.sparse_initializer:
         raise ModelError("sparse weights are not supported")
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < 7:
+    if opset < 7 and any(n.domain in ("", "ai.onnx") for n in graph.node):
         raise ModelError(f"opset {opset} is not supported (7 or later is)" if opset else "the file names no opset")
     outputs = tuple(o.name for o in graph.output)
     if not outputs or not graph.node:
@@ -140,7 +140,8 @@ def shape_is_open(t: Trace, raw: Raw, open_shapes: set[str]) -> bool:
     if raw.op in SHAPE_ONLY:
         return False
     slots = (1,) if raw.op.startswith("Reduce") else STRUCTURE.get(raw.op, ())
-    if "." in raw.op or any(t.dtypes[o].kind == "O" for o in raw.outputs if o):
+    foreign = "." in raw.op and not raw.op.startswith("ai.onnx.ml.")
+    if foreign or any(t.dtypes[o].kind == "O" for o in raw.outputs if o):
         slots = tuple(range(len(raw.inputs)))  # an operator of another domain, or a sequence: nothing is known
     inputs = raw.inputs[:1] if raw.op in SHAPED_BY_FIRST else raw.inputs
     return any(i in open_shapes or (k in slots and i not in t.values) for k, i in enumerate(inputs) if i)

@@ -181,7 +181,7 @@ def flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.nda
     for t in network.inputs:
         cut = {"axes": (0,), "starts": (start,), "ends": (start + t.size,), "steps": (1,)}
         nodes.append(Node(f"//cut:{t.name}", "Slice", ("//x",), (t.size,), dtype, cut))
-        nodes.append(Node(t.name, "Reshape", (f"//cut:{t.name}",), t.shape, dtype))
+        nodes += _entry(t, f"//cut:{t.name}", dtype)
         start += t.size
     nodes += network.nodes
     parts = []
@@ -209,6 +209,14 @@ def flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.nda
     return replace(
         network, inputs=(source,), nodes=_needed(nodes), constants=constants, outputs=(Tensor("//y", (width,), dtype),)
     )
+
+
+def _entry(t: Tensor, flat: str, dtype: np.dtype) -> list[Node]:
+    """The input t from its entries: floats as they are, others as the model's type holds them."""
+    if t.dtype.kind == "f":
+        return [Node(t.name, "Reshape", (flat,), t.shape, dtype)]
+    shaped = Node(f"//shaped:{t.name}", "Reshape", (flat,), t.shape, dtype)
+    return [shaped, Node(t.name, "Cast", (shaped.name,), t.shape, t.dtype, {"to": t.dtype.name, "entry": 1})]
 
 
 def _needed(nodes: list[Node]) -> tuple[Node, ...]:

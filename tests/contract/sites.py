@@ -19,6 +19,8 @@ from verifier.net.graph import Network, Node, Tensor
 from verifier.net.load import load_network
 from verifier.ops import OPS
 from verifier.ops.base import Operator, Site
+from verifier.ops.integers import exactly
+from verifier.ops.integers import guided as guide
 
 F = np.float32
 Inputs = dict[str, tuple[int, ...] | np.ndarray | None]
@@ -131,24 +133,34 @@ def internal(kind: str, inputs: Inputs, shape, formula, low=-2.0, high=2.0, **at
     return Example(kind, None, low, high, network, formula)
 
 
-def site_of(network: Network, node: Node, known: dict[str, tuple[int, ...]], dtype: torch.dtype) -> Site:
-    """The surroundings of a node; `known` maps variable tensors to shapes."""
+def site_of(network: Network, node: Node, known: dict[str, Tensor | Node], dtype: torch.dtype) -> Site:
+    """The surroundings of a node; `known` has the variable tensors."""
     constants = tuple(None if n in known or not n else np.asarray(network.constants[n]) for n in node.inputs)
-    shapes = tuple(known.get(n) if c is None else c.shape for n, c in zip(node.inputs, constants))
-    device = torch.device("cpu")
+    places = [known.get(n) if c is None else c for n, c in zip(node.inputs, constants)]
+    shapes, dtypes = (tuple(getattr(p, what, None) for p in places) for what in ("shape", "dtype"))
     return Site(
-        node.kind, node.name, node.attrs, constants, shapes, node.shape, network.opset, dtype, device, node.dtype
+        node.kind,
+        node.name,
+        node.attrs,
+        constants,
+        shapes,
+        node.shape,
+        network.opset,
+        dtype,
+        torch.device("cpu"),
+        node.dtype,
+        in_dtypes=dtypes,
     )
 
 
 def bind(network: Network, dtype: torch.dtype) -> list[tuple[Node, Operator, tuple[str, ...]]]:
     """(node, operator, names of its variable inputs) in order."""
-    known = {t.name: t.shape for t in network.inputs}
+    known: dict[str, Tensor | Node] = {t.name: t for t in network.inputs}
     steps = []
     for node in network.nodes:
         op = OPS[node.kind](site_of(network, node, known, dtype))
         steps.append((node, op, tuple(n for n in node.inputs if n in known)))
-        known[node.name] = node.shape
+        known[node.name] = node
     return steps
 
 
@@ -156,5 +168,5 @@ def execute(network: Network, steps, xs: list[torch.Tensor], guided: bool = Fals
     """Outputs (N, *shape) by the operators' forwards, or their guides."""
     values = dict(zip([t.name for t in network.inputs], xs))
     for node, op, names in steps:
-        values[node.name] = (op.guide if guided else op.forward)(*(values[n] for n in names))
+        values[node.name] = (guide(op) if guided else exactly(op))(*(values[n] for n in names))
     return [values[t.name] for t in network.outputs]

@@ -7,7 +7,8 @@ is derived from it alone is kept with it).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from verifier.net.graph import Network, Node
 from verifier.ops import OPS
 from verifier.ops.base import Affine, Joint, Move, Nonlinear, Operator, Site, Unsuitable, gamma, size
+from verifier.ops.integers import Whole, exactly, guided, is_integer, settled
 from verifier.ops.products import Product
 from verifier.result import UnsupportedError
 
@@ -28,11 +30,15 @@ BLOCK = (
 
 @dataclass(frozen=True)
 class Step:
-    """One operator and the values it reads (only those that depend on the input, in the operator's order)."""
+    """One operator and the values it reads (only those that depend on the input, in the operator's order); `run` is its
+    forward on values as the model has them, `guide` the same in floats (`verifier.ops.integers`).
+    """
 
     node: Node
     op: Operator
     inputs: tuple[int, ...]
+    run: Callable[..., Tensor]
+    guide: Callable[..., Tensor]
 
 
 class Program:
@@ -54,10 +60,11 @@ class Program:
                 op = OPS[node.kind](site)
                 if any(e is not None for e in site.errors) and getattr(type(op), "doubt", None) in (None, Affine.doubt):
                     raise Unsuitable("a constant in whose computation too much cancelled")
+                op = settled(op)
+                self._append(node, op, tuple(place[n] for n in node.inputs if n in place))
             except Unsuitable as why:
                 missing.append((node.origin or node.name, f"{node.kind} ({why})", network.opset, node.shape))
-                op = None
-            self.steps.append(Step(node, op, tuple(place[n] for n in node.inputs if n in place)))
+                self.steps.append(Step(node, None, (), None, None))
             place[node.name] = len(self.steps) - 1
         if missing:
             raise UnsupportedError(network.source, missing)
@@ -65,17 +72,28 @@ class Program:
         self.influences: dict[bytes, dict[int, Tensor]] = {}  # kept by `verifier.bounds.influence`
         self.shapes = [network.inputs[0].shape] + [s.node.shape for s in self.steps[1:]]
 
+    def _append(self, node: Node, op: Operator, inputs: tuple[int, ...]) -> None:
+        """Adds a step, and one behind it where integers may leave their type."""
+        self.steps.append(Step(node, op, inputs, exactly(op), guided(op)))
+        if op.integers in ("wrap", "near") and is_integer(node.dtype):
+            attrs = {"to": node.dtype.name, "near": int(op.integers == "near")}
+            behind = replace(node, name=f"{node.name}//whole", kind="Cast", inputs=(node.name,), attrs=attrs)
+            whole = Whole(self._site(behind, {node.name: len(self.steps) - 1}))
+            self.steps.append(Step(behind, whole, (len(self.steps) - 1,), exactly(whole), guided(whole)))
+
     def _site(self, node: Node, place: dict[str, int]) -> Site:
         """The node's surroundings; an input that is neither variable nor constant is absent."""
-        constants, shapes = [], []
+        constants, shapes, dtypes = [], [], []
         for name in node.inputs:
             value = None if name in place or not name else self.network.constants[name]
             constants.append(value)
             if name in place:
-                k = place[name]
-                shapes.append(self.network.inputs[0].shape if k == 0 else self.steps[k].node.shape)
+                source = self.steps[place[name]].node if place[name] else self.network.inputs[0]
+                shapes.append(source.shape)
+                dtypes.append(source.dtype)
             else:
                 shapes.append(None if value is None else tuple(np.shape(value)))
+                dtypes.append(None if value is None else value.dtype)
         return Site(
             node.kind,
             node.origin or node.name,
@@ -88,6 +106,7 @@ class Program:
             self.device,
             node.dtype,
             tuple(self.network.errors.get(name) for name in node.inputs),
+            tuple(dtypes),
         )
 
     @property
@@ -102,7 +121,7 @@ class Program:
         last_use = self._last_use
         for k in range(1, len(self.steps)):
             step = self.steps[k]
-            run = step.op.guide if guided else step.op.forward
+            run = step.guide if guided else step.run
             values[k] = run(*(values[i] for i in step.inputs))
             for i in step.inputs:
                 if last_use[i] == k:

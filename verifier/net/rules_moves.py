@@ -263,12 +263,15 @@ def emit_regroup(n: Raw, g: Draft, split_shape: tuple[int, ...], perm: tuple[int
 
 @RULES.add("Trilu")
 def trilu(n: Raw, g: Draft) -> None:
-    """Entries off the triangle times zero."""
-    x = n.inputs[0]
+    """Entries off the triangle times zero, which is more easily merged than the choice that others than floats get."""
+    x, y = n.inputs[0], n.outputs[0]
     k = int(g.ints(n.inputs[1])[0]) if n.input(1) else 0
-    ones = np.ones(g.shapes[x][-2:], g.dtypes[x])
+    ones = np.ones(g.shapes[x][-2:], bool)
     mask = np.triu(ones, k) if n.attrs.get("upper", 1) else np.tril(ones, k)
-    g.emit("Mul", (x, g.constant(mask, x)), n.outputs[0])
+    if g.dtypes[x].kind == "f":
+        g.emit("Mul", (x, g.constant(mask.astype(g.dtypes[x]), x)), y)
+    else:
+        g.emit("Where", (g.constant(mask, x), x, g.constant(np.zeros((), g.dtypes[x]), x)), y)
 
 
 @RULES.add("OneHot")

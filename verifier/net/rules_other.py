@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from verifier.net.draft import RULES, Draft, Dynamic, Raw, normal_axes, normal_axis, reduced
 
+KEEP_INTEGERS = ("ReduceMax", "ReduceMin")
+WHOLE = ("ReduceSum", "ReduceL1", "ReduceSumSquare", "ReduceProd")  # reductions that make whole numbers of such
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -99,6 +102,18 @@ def emit_reduce(g: Draft, kind: str, x: str, axes: tuple[int, ...], keepdims: in
     return g.emit(kind, (x,), name if last else "", g.shapes[name], axes=axes, keepdims=keepdims)
 
 
+def reduce_integers(n: Raw, g: Draft) -> None:
+    """ONNX Runtime reduces integers in float64, and brings the result to the type towards zero, or to the type's end
+    where it lies beyond."""
+    x, y = n.inputs[0], n.outputs[0]
+    wide = g.emit_dtype("Cast", (x,), g.shapes[x], np.dtype(np.float64), to="float64")
+    result = g.fresh(y)
+    g.shapes[result], g.dtypes[result] = g.shapes[y], np.dtype(np.float64)
+    RULES[n.op](replace(n, inputs=(wide, *n.inputs[1:]), outputs=(result,)), g)
+    exact = {"whole": 1} if n.op in WHOLE else {"near": 0 if n.op == "ReduceMean" else 1}
+    g.emit("Cast", (result,), y, to=g.dtypes[y].name, saturate=1, **exact)
+
+
 @RULES.add("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
 def reduce(n: Raw, g: Draft) -> None:
     x, y, axes = n.inputs[0], n.outputs[0], axes_of(n, g)
@@ -106,6 +121,8 @@ def reduce(n: Raw, g: Draft) -> None:
         raise Dynamic("nothing to reduce")
     if not axes:
         g.emit("Identity", (x,), y)
+    elif n.op not in KEEP_INTEGERS and g.dtypes[x].kind in "iu":
+        reduce_integers(n, g)
     else:
         emit_reduce(g, n.op, x, axes, n.attrs.get("keepdims", 1), y)
 
@@ -115,6 +132,9 @@ def reduce_function(n: Raw, g: Draft) -> None:
     x, y, axes, keep = n.inputs[0], n.outputs[0], axes_of(n, g), n.attrs.get("keepdims", 1)
     if not axes:
         raise Dynamic("nothing to reduce")
+    if g.dtypes[x].kind in "iu":
+        reduce_integers(n, g)
+        return
     if n.op == "ReduceL1":
         x = g.emit("Abs", (x,), shape=g.shapes[x])
     elif n.op != "ReduceLogSum":

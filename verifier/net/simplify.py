@@ -46,7 +46,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   ReduceSum ReduceMean   x                   axes: tuple, never empty; keepdims 0 or 1. Also ReduceMax ReduceMin
                                              ReduceProd ReduceLogSumExp. GlobalAveragePool and GlobalMaxPool become
                                              ReduceMean and ReduceMax; ReduceL1, ReduceL2, ReduceSumSquare and
-                                             ReduceLogSum become ReduceSum with Abs, Pow (x, 2), Sqrt, Log around it
+                                             ReduceLogSum become ReduceSum with Abs, Pow (x, 2), Sqrt, Log around it.
+                                             Integers are reduced between two Casts, but for ReduceMax, ReduceMin
   ArgMax ArgMin          x                   axis, keepdims, select_last_index. Over two floats: Sub, Greater (…),
                                              Cast
   Reshape                x                   none: target is node.shape. Also from Flatten, Squeeze, Unsqueeze; runs
@@ -73,7 +74,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
                                              (one float64 (out, in) per axis, applied one axis after another). Also
                                              from Upsample
   Cast                   x                   to: numpy dtype name ('int64', 'float32', 'bool', …). Casts to the same
-                                             type vanish
+                                             type vanish. To integers also saturate, whole, near (0 or 1): beyond
+                                             the type's ends its ends; x is whole; x is a float that was computed
   OneHot                 indices             axis, depth, off, on (floats); negative indices count from depth,
                                              others outside give `off` everywhere
   CumSum                 x                   axis, exclusive, reverse

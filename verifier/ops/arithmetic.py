@@ -57,6 +57,9 @@ def derived(site: Site, *slots: int) -> int:
 class Total(Affine):
     """y = sum_i s_i x_i + c with signs s_i = 1 or -1 over operands that broadcast; constant ones make c."""
 
+    integers = "wrap"
+    native = True
+
     def __init__(self, site: Site, signs: Sequence[int]):
         super().__init__(site)
         self.rank = len(site.shape)
@@ -127,6 +130,9 @@ def neg(site: Site) -> Operator:
 class Scale(Affine):
     """y = k x entry by entry, k constant; either side may be broadcast."""
 
+    integers = "wrap"
+    native = True
+
     entrywise = True
 
     def __init__(self, site: Site, slot: int):
@@ -159,6 +165,9 @@ class Scale(Affine):
 
 class Shrunk(Scale):
     """y = x / k, k constant without zeros, known to a few roundings (rewrites make no others)."""
+
+    integers = ""
+    native = False
 
     def _times(self, x: Tensor, k: Tensor) -> Tensor:
         return x / k
@@ -240,6 +249,9 @@ class BatchNormalization(Affine):
 class ReduceSum(Affine):
     """y = sum of x over `axes`; the mean divides that sum by their size."""
 
+    integers = "wrap"
+    native = True
+
     def __init__(self, site: Site):
         super().__init__(site)
         (shape,) = self.in_shapes
@@ -270,6 +282,9 @@ class ReduceSum(Affine):
 
 @OPS.add("ReduceMean")
 class ReduceMean(ReduceSum):
+    integers = ""
+    native = False
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.terms = (self.count + 1, 1)

@@ -65,6 +65,7 @@ class Site:
     device: torch.device
     out_dtype: np.dtype = np.dtype(np.float32)
     errors: tuple[np.ndarray | None, ...] = ()  # what constants[i] may be off by beyond a few roundings, entry by entry
+    in_dtypes: tuple[np.dtype | None, ...] = ()  # the inputs' element types in the model
 
     @property
     def variable(self) -> tuple[int, ...]:
@@ -72,13 +73,21 @@ class Site:
         return tuple(i for i, s in enumerate(self.shapes) if s is not None and self.constants[i] is None)
 
     def constant(self, i: int) -> Tensor | None:
-        """Input i's constant value on the device (floats in the working dtype, integers as they are), or None if
-        absent or variable.
+        """Input i's constant value on the device (floats in the working dtype, integers as int64, truth values), or
+        None if absent or variable.
         """
         if i >= len(self.constants) or self.constants[i] is None:
             return None
-        value = torch.from_numpy(np.array(self.constants[i]))  # a copy: ONNX hands out read-only views
-        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+        value = np.array(self.constants[i])  # a copy: ONNX hands out read-only views
+        if value.dtype.kind == "b":
+            return torch.from_numpy(value).to(self.device)
+        if value.dtype.kind in "iu":
+            return torch.from_numpy(value.astype(np.int64)).to(self.device)
+        return torch.from_numpy(value).to(self.device, self.dtype)
+
+    def whole(self, i: int) -> Tensor:
+        """Input i's constant value, whole numbers, as int64."""
+        return torch.from_numpy(np.array(self.constants[i]).astype(np.int64)).to(self.device)
 
     def error(self, i: int) -> Tensor | None:
         """What input i's constant may be off by (see `Affine.doubt`) in the working dtype, rounded up; None: nothing
@@ -98,6 +107,13 @@ class Operator:
     """Root of the four kinds. `__init__(site)` reads attributes and constants and raises `Unsuitable` if it cannot
     stand there.
     """
+
+    # What integer results are, if real arithmetic on whole numbers shows it: "keep" where they never leave the type,
+    # "wrap" where they are what it gives modulo 2^bits, "near" where they are brought to a whole number in some way.
+    # "": nothing is known (see `verifier.ops.integers`).
+    integers: str = ""
+    # Whether `forward` takes int64 tensors and truth values as they are.
+    native: bool = False
 
     def __init__(self, site: Site):
         self.site = site
@@ -182,6 +198,8 @@ class Move(Affine):
     """
 
     terms = (1, 1)
+    integers = "keep"
+    native = True
 
     def absolute(self, *rs: Tensor) -> Tensor:
         c = self.offset()

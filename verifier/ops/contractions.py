@@ -164,6 +164,8 @@ class ContractionPlanes(Planes):
 class Contraction(Bilinear):
     """y = sum a b by an equation; `run` computes it from the operands' own shapes."""
 
+    integers = "wrap"
+
     def __init__(self, site: Site, eq: Equation, run: Callable[[Tensor, Tensor], Tensor]):
         super().__init__(site)
         self.eq, self.run = eq, run

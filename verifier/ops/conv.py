@@ -103,11 +103,14 @@ class Sliding(Affine):
 class Weighted(Sliding):
     """What Conv and ConvTranspose share: weight (the sparse side's channels first), bias, groups, batch axes merged."""
 
+    integers = "wrap"
+
     def __init__(self, site: Site):
         super().__init__(site)
-        self.weight, self.bias = site.constant(1), site.constant(2)
-        if self.weight is None or (site.has(2) and self.bias is None):
+        if site.constants[1] is None or (site.has(2) and site.constants[2] is None):
             raise Unsuitable(f"{site.name}: {site.kind} needs a constant weight and bias")
+        self.weight = site.constant(1).to(site.dtype)
+        self.bias = site.constant(2).to(site.dtype) if site.has(2) else None
         self.magnitude = self.weight.abs()
         self.groups = site.attrs["group"]
         self.window = Window(site, tuple(self.weight.shape[2:]))

@@ -32,7 +32,8 @@ class Terms:
             output = ("..." if "..." in inputs else "") + "".join(once)
         self.output = output
         batch = next(c for c in "NABCDEFGHIJKLMOPQRSTUVWXYZ" if c not in site.attrs["equation"])
-        self.fixed = [site.constant(i) for i in range(len(site.shapes))]
+        held = [site.constant(i) for i in range(len(site.shapes))]
+        self.fixed = [None if c is None else c.to(site.dtype) for c in held]
         named = (t if c is not None else batch + t for t, c in zip(self.inputs, self.fixed))
         self.equation = f"{','.join(named)}->{batch}{self.output}"
 
@@ -43,6 +44,8 @@ class Terms:
 
 class EinsumConstant(Affine):
     """Linear in its one variable operand."""
+
+    integers = "wrap"
 
     def __init__(self, site: Site):
         super().__init__(site)

@@ -88,6 +88,8 @@ class PickedPlanes(Planes):
 class Extreme(Joint):
     """The largest (`sign` 1) or least (-1) entry of every window. Subclasses give `windows` and `forward`."""
 
+    integers = "keep"
+
     sign = 1
 
     def __init__(self, site: Site):
@@ -194,6 +196,9 @@ class Extreme(Joint):
 class OfTwo(Extreme):
     """The larger or the smaller of two operands that broadcast; one may be constant."""
 
+    integers = "keep"
+    native = True
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.fixed = [site.constant(i) for i in range(len(site.shapes))]
@@ -246,6 +251,9 @@ def extreme(site: Site) -> Operator:
 
 class Along(Extreme):
     """The largest or least entry along axes."""
+
+    integers = "keep"
+    native = True
 
     def windows(self) -> tuple[np.ndarray, np.ndarray]:
         shape, axes = self.in_shapes[0], self.site.attrs["axes"]

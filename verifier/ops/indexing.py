@@ -23,6 +23,9 @@ from verifier.ops.rank import number_type
 class Computed(Operator):
     """Subclasses give `compute`, which sees all operands (N, *shape) in the file's order, None where absent."""
 
+    integers = "keep"
+    native = True
+
     lacks = "its shape, starts or ends are computed from the network's input"
 
     def __init__(self, site: Site):
@@ -41,6 +44,11 @@ class Computed(Operator):
             else:
                 operands.append(next(left) if self.site.has(i) else None)
         return self.compute(*operands)
+
+    def guide(self, *xs: Tensor) -> Tensor:
+        """Whole numbers, which come as floats, are indices."""
+        dtypes = [self.site.in_dtypes[i] for i in self.site.variable]
+        return self.forward(*(x.round().long() if d.kind in "iu" else x for x, d in zip(xs, dtypes)))
 
 
 def wrapped(index: Tensor, length: int) -> Tensor:

@@ -23,19 +23,26 @@ from verifier.ops.base import Affine, Operator, Shape, Site, Unsuitable, size
 class Linear(Affine):
     """y = x W + b on the last axis of x, any rank."""
 
+    integers = "wrap"
+    native = True
+
     def __init__(self, site: Site):
         super().__init__(site)
-        self.weight, self.bias = site.constant(1), site.constant(2)
-        if self.weight is None or self.weight.ndim != 2:
+        if site.constants[1] is None or site.constants[1].ndim != 2:
             raise Unsuitable(f"{site.name}: Linear needs a constant matrix")
-        if site.has(2) and self.bias is None:
+        if site.has(2) and site.constants[2] is None:
             raise Unsuitable(f"{site.name}: Linear needs a constant bias")
+        self.weight = site.constant(1).to(site.dtype)
+        self.bias = site.constant(2).to(site.dtype) if site.has(2) else None
         self.magnitude = self.weight.abs()
         n_in, n_out = self.weight.shape
         extra = derived(site, 1, 2)
         self.terms = (n_in + (self.bias is not None) + extra, n_out + extra)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            y = whole_product(x, self.site.whole(1))
+            return y if self.bias is None else y + self.site.whole(2)
         rows = x.flatten(0, -2)
         y = rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], y.shape[-1])
@@ -71,14 +78,22 @@ class Linear(Affine):
         return None if self.bias is None else self.bias.expand(self.out_shape)
 
 
+def whole_product(a: Tensor, b: Tensor) -> Tensor:
+    """numpy's matmul of int64 tensors, modulo 2^64; on the host, since devices have no kernels for it."""
+    return torch.matmul(a.cpu(), b.cpu()).to(a.device)
+
+
 class MatMulConstant(Affine):
     """y = x C or y = C x (numpy's matmul), C constant. Operands of rank 1 get an axis that the result then lacks."""
+
+    integers = "wrap"
+    native = True
 
     def __init__(self, site: Site):
         super().__init__(site)
         (slot,) = site.variable
-        self.left = slot == 0  # x stands on the left
-        c = site.constant(1 - slot)
+        self.left, self.fixed = slot == 0, 1 - slot  # x stands on the left
+        c = site.constant(1 - slot).to(site.dtype)
         n_x = len(site.shapes[slot])
         if c.ndim == 1:
             c = c[:, None] if self.left else c[None, :]
@@ -95,12 +110,13 @@ class MatMulConstant(Affine):
         self.terms = (inner + extra, outer * repeats + extra)
 
     def _times(self, x: Tensor, c: Tensor) -> Tensor:
-        x = x.reshape(x.shape[0], *self.x_shape)
-        y = torch.matmul(x, c) if self.left else torch.matmul(c, x)
+        x, times = x.reshape(x.shape[0], *self.x_shape), torch.matmul if x.is_floating_point() else whole_product
+        y = times(x, c) if self.left else times(c, x)
         return y.reshape(x.shape[0], *self.out_shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._times(x, self.matrix)
+        matrix = self.matrix if x.is_floating_point() else self.site.whole(self.fixed).reshape(self.matrix.shape)
+        return self._times(x, matrix)
 
     def absolute(self, r: Tensor) -> Tensor:
         return self._times(r, self.magnitude)

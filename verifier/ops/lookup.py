@@ -27,6 +27,9 @@ FAR = 2**31
 
 @OPS.add("Lookup")
 class Lookup(Stepwise):
+    integers = "keep"
+    native = True
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.piece = site.attrs["piece"]

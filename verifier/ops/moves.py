@@ -17,6 +17,7 @@ from torch import Tensor
 from verifier.ops import OPS
 from verifier.ops.arithmetic import lift, rounded, unbroadcast
 from verifier.ops.base import Affine, Move, Operator, Site, Unsuitable, size
+from verifier.ops.integers import Whole, as_floats, is_integer
 
 
 @cache
@@ -85,6 +86,9 @@ class Slice(Move):
 
 class Joined(Affine):
     """Joins along `axis`; constant parts make the offset."""
+
+    integers = "keep"
+    native = True
 
     terms = (1, 1)
 
@@ -214,6 +218,9 @@ class Tile(Move):
 class Surrounded(Affine):
     """Pads with one constant number."""
 
+    integers = "keep"
+    native = True
+
     terms = (1, 1)
 
     def __init__(self, site: Site):
@@ -257,6 +264,9 @@ def pad(site: Site) -> Operator:
 class Embedded(Affine):
     """y = base with y[index] = x: x (m,), attribute `index` (m,) without repeats, constant input `base` (n,)."""
 
+    integers = "keep"
+    native = True
+
     terms = (1, 1)
 
     def __init__(self, site: Site):
@@ -286,7 +296,7 @@ class Same(Move):
     """A cast to a floating type, from another one, an integer or a truth value: real arithmetic does not see it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.to(self.site.dtype)
+        return as_floats(x, self.site.in_dtypes[0] if self.site.in_dtypes else None, self.site.dtype)
 
     def absolute(self, r: Tensor) -> Tensor:
         return r
@@ -300,4 +310,8 @@ def cast(site: Site) -> Operator:
     # A cast to a narrower float rounds visibly: a function of its own, not the identity.
     from verifier.ops.whole import Convert
 
-    return Same(site) if site.attrs["to"] in ("float32", "float64") else Convert(site)
+    if site.attrs["to"] in ("float32", "float64"):
+        return Same(site)
+    whole = site.in_dtypes and (is_integer(site.in_dtypes[0]) or site.in_dtypes[0].kind == "b")
+    whole = whole or site.attrs.get("entry", 0) or site.attrs.get("whole", 0)
+    return Whole(site) if whole and is_integer(site.out_dtype) else Convert(site)

@@ -91,6 +91,8 @@ class ThroughZero(PiecewiseLinear):
 class Relu(ThroughZero):
     """max(x, 0)."""
 
+    integers = "keep"
+
     slopes = (0.0, 1.0)
 
     def f(self, x: Tensor) -> Tensor:
@@ -158,6 +160,8 @@ class VariablePRelu(Entrywise):
 class PRelu(PiecewiseLinear):
     """x above 0, slope x below; the slope is constant and broadcasts to x."""
 
+    integers = "wrap"
+
     ulps = 1.0
     points = (0.0,)
     slopes = ()  # they differ from entry to entry: see `_slope_at` and `_piece`
@@ -198,6 +202,9 @@ class PRelu(PiecewiseLinear):
 class Abs(ThroughZero):
     """|x|."""
 
+    integers = "wrap"
+    native = True
+
     slopes = (-1.0, 1.0)
 
     def f(self, x: Tensor) -> Tensor:
@@ -211,6 +218,8 @@ class Abs(ThroughZero):
 @OPS.add("Clip")
 class Clip(PiecewiseLinear):
     """min(max(x, low), high), as ONNX defines it when low > high too: the constant high."""
+
+    integers = "keep"
 
     def __init__(self, site: Site):
         super().__init__(site)

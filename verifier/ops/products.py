@@ -97,6 +97,9 @@ class Infinite(Entrywise):
 class Product(Bilinear):
     """y = a b where both depend on x; they broadcast."""
 
+    integers = "wrap"
+    native = True
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.rank = len(site.shape)

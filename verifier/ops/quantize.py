@@ -18,11 +18,10 @@ from torch import Tensor
 
 from verifier.ops import OPS
 from verifier.ops.base import Affine, Site, Unsuitable
-from verifier.ops.steps import Stairs
+from verifier.ops.steps import Stairs, straight_through
 
 RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767)}
 FAR = float(1 << 20)  # steps from 0 to beyond every type's ends
-HELD = {"uint8": torch.uint8, "int8": torch.int8, "int16": torch.int16}  # others are held in int32, which has room
 
 
 def grid(site: Site) -> tuple[Tensor, Tensor, str]:
@@ -47,6 +46,8 @@ def _along(site: Site, value: Tensor) -> Tensor:
 
 @OPS.add("QuantizeLinear")
 class Quantize(Stairs):
+    native = True
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.unit, self.zero, self.type = grid(site)
@@ -66,13 +67,16 @@ class Quantize(Stairs):
 
     def forward(self, x: Tensor) -> Tensor:
         """As runtimes do it, by the rounded quotient."""
-        q = torch.clamp(torch.round(x / self.unit) + self.zero, *self.ends)
-        return q.to(HELD.get(self.type, torch.int32))
+        return torch.clamp(torch.round(x / self.unit) + self.zero, *self.ends).long()
+
+    def guide(self, x: Tensor) -> Tensor:
+        return straight_through(x / self.unit, self.forward(x).to(x.dtype))
 
 
 @OPS.add("DequantizeLinear")
 class Dequantize(Affine):
     entrywise = True
+    native = True
     terms = (3, 1)  # x, zero and the product; an entry of the adjoint is one product
 
     def __init__(self, site: Site):

@@ -32,10 +32,8 @@ from verifier.ops.stepwise import Box, Stepwise, settled_by, whole_range
 
 
 def number_type(site: Site) -> torch.dtype:
-    """The type of a made-up number: the working precision where ONNX has a float, else ONNX's own type."""
-    if site.out_dtype.kind == "f":
-        return site.dtype
-    return getattr(torch, site.out_dtype.name)
+    """The type of a made-up number: the working precision where ONNX has a float, int64 for all integers."""
+    return {"f": site.dtype, "b": torch.bool}.get(site.out_dtype.kind, torch.int64)
 
 
 def before(x: Tensor) -> Tensor:
@@ -63,6 +61,9 @@ def first_and_last(possible: Tensor) -> tuple[Tensor, Tensor]:
 
 @OPS.add("ArgMax", "ArgMin")
 class ArgExtreme(Stepwise):
+    integers = "keep"
+    native = True
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.axis = site.attrs["axis"] + 1
@@ -87,6 +88,9 @@ class ArgExtreme(Stepwise):
 @OPS.add("Hardmax")
 class Hardmax(Stepwise):
     """1 at the first maximum over all `axes` at once, 0 elsewhere."""
+
+    integers = "keep"
+    native = True
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -113,6 +117,9 @@ class Hardmax(Stepwise):
 
 class Ranked(Stepwise):
     """Largest first; the smallest first is the same for negated numbers."""
+
+    integers = "keep"
+    native = True
 
     def __init__(self, site: Site):
         super().__init__(site)
@@ -174,6 +181,9 @@ class TopPlaces(Ranked):
 @OPS.add("OneHot")
 class OneHot(Stepwise):
     """`on` where the position along a new axis is the index (negative ones count from the depth), `off` elsewhere."""
+
+    integers = "keep"
+    native = True
 
     def __init__(self, site: Site):
         super().__init__(site)

@@ -26,6 +26,8 @@ class Separable(Affine):
         self.weights = [torch.from_numpy(w.copy()).to(site.device, site.dtype) for w in weights]
         self.magnitudes = [w.abs() for w in self.weights]
         self.terms = (self._count(weights, 1), self._count(weights, 0))
+        means = all((w >= 0).all() and (w.sum(1) < 1 + 1e-6).all() for w in weights)
+        self.integers = "near" if means else ""
 
     @staticmethod
     def _count(weights: list[np.ndarray], axis: int) -> int:
@@ -62,6 +64,9 @@ def resize(site: Site) -> Operator:
 @OPS.add("CumSum")
 class CumSum(Affine):
     """Running sums along `axis`: exclusive of the entry itself, in reverse, or both. The adjoint runs the other way."""
+
+    integers = "wrap"
+    native = True
 
     def __init__(self, site: Site):
         super().__init__(site)

@@ -23,6 +23,9 @@ class Blend(Affine):
     Subclasses give `blend`, where a constant operand has batch length 1 instead of N, and `spread`, its adjoint.
     """
 
+    integers = "keep"
+    native = True
+
     slots = (0, 1)
 
     def __init__(self, site: Site):
@@ -81,6 +84,9 @@ class Overwritten(Blend):
 
 class Deposited(Overwritten):
     """y = data; y.ravel()[positions] += updates, where a position may occur several times."""
+
+    integers = "wrap"
+    native = True
 
     def __init__(self, site: Site):
         super().__init__(site)

@@ -33,6 +33,8 @@ def straight_through(smooth: Tensor, value: Tensor) -> Tensor:
 class Stairs(Pointwise):
     """Steps of height 1 and length `unit`, the one into k at (k - lag) unit."""
 
+    integers = "keep"
+
     rounds = 4
     unit: float | Tensor = 1.0
     lag: float = 0.0
@@ -164,6 +166,8 @@ class Jumps(Pointwise):
 
 @OPS.add("Sign")
 class Sign(Jumps):
+    integers = "keep"
+    native = True
     jumps = (Jump(0.0, -1.0, 0.0, 1.0),)
     ulps = 0.0
 

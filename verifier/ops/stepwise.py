@@ -198,6 +198,9 @@ class EntrySteps(Stepwise):
     """A function of several operands entry by entry; they broadcast, and some may be constant. Subclasses give
     `combine`, and `steps` for its range."""
 
+    integers = "keep"
+    native = True
+
     def __init__(self, site: Site):
         super().__init__(site)
         self.fixed = [site.constant(i) for i in range(len(site.shapes))]

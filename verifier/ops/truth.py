@@ -131,6 +131,9 @@ class Logic(EntrySteps):
 class Not(Affine):
     """1 - x for truth values x: bounds see numbers, the model truth values."""
 
+    integers = "keep"
+    native = True
+
     entrywise = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,6 +153,9 @@ class Not(Affine):
 class Odd(Stepwise):
     """Tests for what is no real number: false on finite boxes, open where an end is not known."""
 
+    integers = "keep"
+    native = True
+
     def forward(self, x: Tensor) -> Tensor:
         if self.site.kind == "IsNaN":
             return torch.isnan(x)
@@ -165,6 +171,9 @@ class Odd(Stepwise):
 
 class ChosenByValue(Selecting):
     """where(condition, a, b) with a condition that depends on x."""
+
+    integers = "keep"
+    native = True
 
     def __init__(self, site: Site):
         super().__init__(site)

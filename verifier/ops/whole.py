@@ -7,7 +7,8 @@ A cast is monotone, so its range is between the images of both ends. Its lines f
 
 On each side the better of that line (slope 1, an offset that is exact or rounded up) and the flat end is taken, by the
 value at the middle. Casts beyond the range of an integer type wrap around in unspecified ways: then the whole range of
-the type is taken. Integer overflow in arithmetic is not modelled.
+the type is taken. Where the number was computed in floats (`near`) and may end on the other side of a whole one, it is
+first moved outward. Casts from integers are in `verifier.ops.integers`.
 
 trunc(a / b) for whole a, b is monotone in the quotient, whose extremes over b > 0 or b < 0 lie at corners. Quotients of
 whole numbers below 2^25 differ from the whole number above them by at least 2^-25, more than float64 rounds there, so
@@ -21,51 +22,60 @@ Symbols: boxes (D, *shape).
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.ops import OPS
 from verifier.ops.base import Planes, Site
+from verifier.ops.integers import brought, ends
 from verifier.ops.planes import EntryPlanes
+from verifier.ops.steps import straight_through
 from verifier.ops.stepwise import Box, EntrySteps, FlatPlanes, Stepwise, finite, settled_by
 
 NARROW = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 SAFE = 2.0**25
+NEAR = 1e-6  # roots and logarithms that are cast may be off by as much
 
 
 class Convert(Stepwise):
     """A cast to integers (towards zero), to truth values (nonzero is true), or to a float narrower than float32."""
+
+    integers = "keep"
+    native = True
 
     def __init__(self, site: Site):
         super().__init__(site)
         to = site.attrs["to"]
         self.to = NARROW.get(to)
         self.back = self.to is not None  # floats go on in the working precision
-        if self.to is None:
-            self.to = torch.from_numpy(np.zeros(1, np.dtype(to))).dtype
+        self.truth, self.near = to == "bool", bool(site.attrs.get("near", 0))
+        self.ends = (0, 1) if self.back or self.truth else ends(site.out_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.to(self.to).to(self.site.dtype) if self.back else x.to(self.to)
+        if self.back:
+            return x.to(self.to).to(self.site.dtype)
+        return x != 0 if self.truth else brought(x, self.site)
+
+    def guide(self, x: Tensor) -> Tensor:
+        return straight_through(x, self.forward(x).to(x.dtype))
 
     def interval(self, *boxes: Box) -> Box:
         l, u = boxes[0]
         if self.back:
             return l.to(self.to).to(l.dtype), u.to(self.to).to(l.dtype)
-        if self.to == torch.bool:
+        if self.truth:
             return settled_by((l > 0) | (u < 0), (l == 0) & (u == 0), l)
-        info = torch.iinfo(self.to)
-        fits = (l >= info.min) & (u < float(info.max) + 1)
+        least, most = (float(e) for e in self.ends)
+        if self.near:  # what is cast is off by as much, relative to its size
+            l, u = l - NEAR * (1 + l.abs()), u + NEAR * (1 + u.abs())
+        known = (l >= least) & (u < most + 1) & finite(l, u)
         inside = torch.trunc(l) + 0.0, torch.trunc(u) + 0.0  # + 0.0: no -0
-        known = fits & finite(l, u)
-        if info.bits == 64:  # no number comes near these ends: what is not known is infinite
-            return torch.where(known, inside[0], -torch.inf), torch.where(known, inside[1], torch.inf)
-        return torch.where(known, inside[0], float(info.min)), torch.where(known, inside[1], float(info.max))
+        return torch.where(known, inside[0], least), torch.where(known, inside[1], most)
 
     def relax(self, *boxes: Box) -> Planes:
         l, u = boxes[0]
         low, high = self.interval((l, u))
-        if self.to == torch.bool:
+        if self.truth:
             return FlatPlanes(low, high, self.in_shapes)
         usable = finite(l, u) & finite(low, high)
         if self.back:
@@ -76,6 +86,9 @@ class Convert(Stepwise):
         else:
             usable &= (low == torch.trunc(l)) & (high == torch.trunc(u))
             below, above = torch.where(u <= 0, 0.0, -torch.ones_like(l)), torch.where(l >= 0, 0.0, torch.ones_like(u))
+            if self.near:
+                off = NEAR * (1 + torch.maximum(l.abs(), u.abs()))
+                below, above = below - off, above + off
         middle = torch.where(usable, l + (u - l) / 2, 0.0)
         lower, upper = usable & (middle + below > low), usable & (middle + above < high)
         return EntryPlanes(
@@ -89,6 +102,9 @@ class Convert(Stepwise):
 
 class Quotient(EntrySteps):
     """Integers divided towards zero."""
+
+    integers = "wrap"
+    native = True
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         if a.is_floating_point() or b.is_floating_point():

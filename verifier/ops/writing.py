@@ -47,6 +47,7 @@ class Writing(Computed, Selecting):
         self.held = [held_box(site, i) for i in range(3)]
         self.number = {i: site.variable.index(i) for i in (0, 2) if self.held[i] is None}
         self.reduction = site.attrs.get("reduction", "none")
+        self.integers = "wrap" if self.reduction in ("add", "mul") else "keep"
         self.own = [torch.arange(prod(site.shapes[i]), device=site.device).reshape(1, *site.shapes[i]) for i in (0, 2)]
 
     def data_layout(self, x: Tensor) -> Tensor:

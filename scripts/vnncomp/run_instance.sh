@@ -8,7 +8,7 @@ version="${1:-}" onnx="${3:-}" vnnlib="${4:-}" results="${5:-}" timeout="${6:-}"
 root="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd -P)"
 
 answer() { # what stands in for a verdict that `verify` did not write
-    [ -n "$results" ] && printf '%s\n' "$1" >"$results"
+    [ -n "$results" ] && mkdir -p "$(dirname "$results")" && printf '%s\n' "$1" >"$results"
     exit 0
 }
 
@@ -23,13 +23,14 @@ for name in onnx vnnlib; do
 done
 
 child=
-trap '[ -n "$child" ] && kill -TERM "$child" 2>/dev/null' TERM INT
+trap '[ -n "$child" ] && kill -TERM "$child" 2>/dev/null' TERM INT HUP
 # What this shell has used of the time is taken off: `verify` counts from its own start.
 left="$(awk -v t="$timeout" -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { if (t + 0 <= 0) exit 1; t -= b - a; print (t > 0 ? t : 0) }')" || {
     echo "run_instance.sh: '$timeout' is not a time" >&2
     answer error
 }
-"$root/.venv/bin/verify" "$onnx" "$vnnlib" --timeout "$left" --results-file "$results" >/dev/null &
+# Should this shell be killed outright, `verify` goes as well, and does not compute beside the next instance.
+"$root/.venv/bin/verify" "$onnx" "$vnnlib" --timeout "$left" --results-file "$results" --end-with "$$" >/dev/null &
 child=$!
 wait "$child"
 status=$?

@@ -127,7 +127,7 @@ def test_ill_behaved_instances_cost_only_themselves(bench, tmp_path):
     assert time.time() - start < 60
     log = (out / "stderr.log").read_text()
     assert "bug.onnx" in log and "ValueError: played" in log and "Traceback" in log
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    left = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True).stdout
     assert str(out) not in left
 
 
@@ -178,7 +178,7 @@ def test_interrupted_it_ends_at_once_says_how_to_go_on_and_goes_on(bench, tmp_pa
     assert run.returncode == 130 and time.time() - sent < 3
     assert f"to go on: verify bench {folder}" in err and len(records(out)) == 2
     until = time.time() + 5
-    while "played" in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout:
+    while "played" in subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True).stdout:
         assert time.time() < until
         time.sleep(0.1)
     status, said, err = bench(folder, "--out", out, "--limit", "1")

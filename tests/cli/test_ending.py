@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -37,8 +38,12 @@ def test_the_answer_is_out_before_the_deadline(verify, tmp_path, timeout):
     assert wall <= max(timeout, 1.0) + 1.0
 
 
-@pytest.mark.parametrize("number, verdict", [(signal.SIGTERM, "timeout"), (signal.SIGINT, "unknown")])
-@pytest.mark.parametrize("after", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize(
+    "number, verdict, after",
+    [(signal.SIGTERM, "timeout", a) for a in (0.2, 1.0, 3.0)]
+    + [(signal.SIGINT, "unknown", a) for a in (0.2, 1.0, 3.0)]
+    + [(signal.SIGHUP, "timeout", 1.0)],
+)
 def test_a_signal_is_answered_at_once(verify, tmp_path, number, verdict, after):
     results = tmp_path / "r"
     run = verify.start(*verify.hard, "--timeout", 60, "--results-file", results, "-q")
@@ -49,6 +54,16 @@ def test_a_signal_is_answered_at_once(verify, tmp_path, number, verdict, after):
     assert time.time() - sent < 1.0
     assert (run.returncode, out, err) == (0, verdict + "\n", "")
     assert results.read_text() == verdict + "\n"
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(verify):
+    words = ["bash", "-c", 'trap "" HUP; exec "$@"', "bash", *verify.argv, *verify.hard, "--timeout", "4", "-q"]
+    run = subprocess.Popen(words, env=verify.env, stdout=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    run.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert run.poll() is None
+    assert run.communicate(timeout=20)[0] == "timeout\n"
 
 
 def test_the_whole_group_may_get_the_signal(verify):

@@ -118,6 +118,9 @@ def test_what_goes_wrong_is_said_in_the_file(tool, tmp_path, words, verdict):
     done = call(tool / "run_instance.sh", *(w.format(m=model, p=prop, r=results) for w in words))
     assert done.returncode == 0
     assert results.read_text() == verdict + "\n"
+    elsewhere = tmp_path / "a b" / "c" / "r"
+    call(tool / "run_instance.sh", *(w.format(m=model, p=prop, r=elsewhere) for w in words))
+    assert elsewhere.read_text() == verdict + "\n"
 
 
 def test_preparing_speaks_of_what_is_missing_but_skips_no_category(tool):
@@ -129,15 +132,32 @@ def test_preparing_speaks_of_what_is_missing_but_skips_no_category(tool):
     assert call(tool / "prepare_instance.sh", "v1", "c", model).returncode == 1
 
 
-def test_a_terminated_instance_leaves_a_result(tool, tmp_path):
+def working(results):
+    """Processes of `verify` that work for this results file."""
+    listed = subprocess.run(["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True).stdout.splitlines()
+    rows = [line.split() for line in listed]
+    return [row for row in rows if str(results) in row and "--results-file" in row and row[1][0] not in "ZX"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_an_instance_that_is_ended_leaves_a_result_and_nothing_running(tool, tmp_path, number):
     model, prop = instance("unsat")
-    results = tmp_path / "r"
+    results = tmp_path / "made" / "r"
     words = ["v1", "c", str(model), str(prop), str(results), "60"]
     run = subprocess.Popen(["bash", str(tool / "run_instance.sh"), *words], env=ENV, stderr=subprocess.PIPE)
-    time.sleep(1.0)
-    run.send_signal(signal.SIGTERM)
-    assert run.wait(20) == 0
-    assert results.read_text().splitlines()[0] in ("timeout", "unsat")
+    until = time.time() + 20
+    while len(working(results)) < 2 and time.time() < until:
+        time.sleep(0.05)
+    run.send_signal(number)
+    if number == signal.SIGKILL:
+        until = time.time() + 0.5
+        run.wait(20)
+        while working(results) and time.time() < until:
+            time.sleep(0.05)
+    else:
+        assert run.wait(20) == 0
+        assert results.read_text().splitlines()[0] in ("timeout", "unsat")
+    assert working(results) == []
 
 
 @pytest.mark.parametrize("head", ["onnx,vnnlib,timeout_s,expected\n", ""])

@@ -248,7 +248,9 @@ def prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tupl
 def _why_nothing_to_search(query: Query) -> str:
     if query.n_regions and query.empty.all():
         which = "input box is" if query.n_regions == 1 else "input boxes are all"
-        return f"the property's {which} empty"
+        region, i = np.argwhere(query.lower > query.upper)[0]
+        why = f"X_{i} is to be at least {query.lower[region, i]:g} and at most {query.upper[region, i]:g}"
+        return f"the property's {which} empty: {why}; it asks about no input, and says nothing of the model"
     return "no input can satisfy the property: its constraints contradict each other"
 
 

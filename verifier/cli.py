@@ -107,8 +107,7 @@ def _run_parser() -> Parser:
     )
     _add_files(p)
     _add_settings(p)
-    p.add_argument("--timeout", metavar="S", help="seconds from the start of the process until the answer is out")
-    p.add_argument("--seed", metavar="N", help="seed of every random choice")
+    _add_limits(p)
     p.add_argument("--cluster", metavar="ADDRESS", help="share the work on a Dask cluster: its address, or local:N")
     what = "write verdict and counterexample to F, as competitions read it; - is standard output"
     p.add_argument("--results-file", metavar="F", type=path, help=what)
@@ -135,6 +134,11 @@ def _add_settings(p: Parser) -> None:
 def _add_model(p: Parser) -> None:
     shape = "shape of an input whose dimensions the model's file leaves open, as in x=1,16,4; may be repeated"
     p.add_argument("--input-shape", metavar="INPUT=DIMS", action="append", default=[], help=shape)
+
+
+def _add_limits(p: Parser) -> None:
+    p.add_argument("--timeout", metavar="S", help="seconds from the start of the process until the answer is out")
+    p.add_argument("--seed", metavar="N", help="seed of every random choice")
 
 
 def _add_machine(p: Parser) -> None:
@@ -238,6 +242,7 @@ def explain(argv: list[str]) -> int:
     p = Parser(prog="verify explain", description="Says what model and property are, what would be done, and why.")
     _add_files(p)
     _add_settings(p)
+    _add_limits(p)
     args = p.parse_args(argv)
     config = _config(args)
     from verifier.explain import lines

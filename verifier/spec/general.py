@@ -357,7 +357,7 @@ def _parser() -> tuple[Lark, Reader, threading.Lock]:
 
 
 def _quoted(text: str) -> str:
-    return ascii(str(text) if len(text) <= 40 else text[:37] + "...")
+    return repr(str(text) if len(text) <= 40 else text[:37] + "...")
 
 
 def _accepted(error: UnexpectedInput) -> set[str]:

@@ -15,19 +15,22 @@ the logits by less than a rounding; `unsat` is claimed in real arithmetic, and `
 Symbols: n inputs of the model, m of them move, p outputs (with appended inputs), R regions, U distinct rows, S most
 rows in a region.
 
-Fixed coordinates take the model's own element type: a fixed 0.1 of a float32 model is the float32 nearest to 0.1,
-which is what every run of the model receives; rows that name it read the property's own value. Moving coordinates keep
-the property's float64 ends; whoever rounds them, rounds outward.
+Every input has an element type of its own (`verifier.elements`), and so has every coordinate. Fixed coordinates take
+it: a fixed 0.1 of a float32 input is the float32 nearest to 0.1, which is what every run of the model receives; rows
+that name it read the property's own value. Moving coordinates keep the property's float64 ends; `Problem.received` are
+those of what the model may receive. Of an integer or a truth value only whole numbers are inputs: the ends of its boxes
+are whole numbers of its type, and a region whose box holds none is empty.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
 
+from verifier.elements import element_types, inward, is_whole, nearest, outward
 from verifier.net.graph import Network, Node, Tensor
 from verifier.result import MismatchError
 from verifier.spec.contradict import contradicting
@@ -52,6 +55,24 @@ class Problem:
     strict: np.ndarray  # (R, S) bool: < 0 in place of <= 0
     slot: np.ndarray  # (R, S) int64: which of the region's disjuncts the row belongs to
     slots: np.ndarray  # (R,) int64: how many disjuncts the region has
+    kinds: tuple[np.dtype, ...] = (np.dtype(np.float64),)  # element types of inputs
+    # (m,) int64: which of them a moving coordinate has; broadcasts
+    kind: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Which moving coordinates (m,) bool are whole numbers."""
+        kind = np.broadcast_to(self.kind, self.lower.shape[1:])
+        return np.array([is_whole(k) for k in self.kinds], bool)[kind]
+
+    def received(self) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (R, m) float64 that hold the regions and what the model receives of them, rounded to element types."""
+        lower, upper = self.lower.copy(), self.upper.copy()
+        kind = np.broadcast_to(self.kind, lower.shape[1:])
+        for k, element in enumerate(self.kinds):
+            at = np.flatnonzero(kind == k)
+            lower[:, at], upper[:, at] = outward(lower[:, at], element, -1), outward(upper[:, at], element, 1)
+        return lower, upper
 
     @property
     def most_moving(self) -> int:
@@ -68,18 +89,21 @@ class Problem:
 def compile_problem(network: Network, query: Query) -> Problem:
     """Raises MismatchError where the property's variables do not fit the model or leave an input unbounded."""
     _check_fit(network, query)
-    whole, query = query, query.only(~contradicting(query))
+    asked, query = query, query.only(~contradicting(query))
+    kinds, kind = element_types(network.inputs)
+    ends = inward(query.lower, query.upper, kinds, kind)
     regions = np.unique(query.disjunct_region)  # a region without a disjunct has nothing to satisfy
-    regions = regions[~query.empty[regions]]
-    lower, upper = query.lower[regions], query.upper[regions]
-    moving, base = _moving(lower, upper, network.dtype)
+    regions = regions[~(ends[0] > ends[1]).any(1)[regions]]
+    lower, upper = (t[regions] for t in ends)
+    moving, base = _moving(lower, upper, kinds, kind)
     named = np.unique(query.term_var[query.term_var < query.n_inputs])
     used = np.intersect1d(named, moving)
     flat = flatten(without_last_functions(network, query), moving, base, used)
     fixed = lower[0] if len(lower) else np.zeros(query.n_inputs)
     coef, row_of, const_of = _distinct_rows(query, used, fixed)
     tables = _tables(query, regions, row_of, const_of)
-    return Problem(flat, whole, moving, base, lower[:, moving], upper[:, moving], coef, *tables)
+    ends = lower[:, moving], upper[:, moving]
+    return Problem(flat, asked, moving, base, *ends, coef, *tables, kinds, kind[moving])
 
 
 def _check_fit(network: Network, query: Query) -> None:
@@ -104,14 +128,15 @@ def _check_fit(network: Network, query: Query) -> None:
         )
 
 
-def _moving(lower: np.ndarray, upper: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Which coordinates move in or between regions, and the values of those that do not, in the model's own element
-    type.
-    """
+def _moving(
+    lower: np.ndarray, upper: np.ndarray, kinds: tuple[np.dtype, ...], kind: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which coordinates move in or between regions, and the values of those that do not, in their own element types."""
     if not len(lower):
         return np.arange(min(1, lower.shape[1])), np.zeros(lower.shape[1])
-    with np.errstate(over="ignore"):
-        base = lower[0].astype(dtype).astype(np.float64)
+    base = lower[0].copy()
+    for k, element in enumerate(kinds):
+        base[kind == k] = nearest(lower[0][kind == k], element)
     moves = np.flatnonzero((lower != lower[0]).any(0) | (upper != lower[0]).any(0))
     if not len(moves):  # a single point: the search still needs a dimension to stand on
         moves = np.arange(1)

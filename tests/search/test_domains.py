@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifier.bounds.interval import outward
 from verifier.bounds.targets import Picked, best_rows
-from verifier.search.domains import Domains, Pool, split
+from verifier.search.domains import Domains, Pool, shrunk, split
 
 INF = float("inf")
 DTYPES = st.sampled_from([torch.float32, torch.float64])
@@ -146,3 +148,21 @@ def test_best_rows(seed):
         if np.isfinite(want):
             j = int(speaker[i])
             assert bool(real[i, j]) and float(lb[i, j]) == want and best[int(slot[i, j])] == want
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_whole_numbers_are_in_exactly_one_child(dtype):
+    """Children hold every whole number of their parents once, and nothing in between; what holds one is not halved."""
+    whole = torch.tensor([True, False])
+    for low, high in [(-3.0, 4.0), (0.0, 1.0), (-128.0, 127.0), (2.0, 2.0), (-1.5, 0.75), (0.2, 0.8)]:
+        parent = domains(torch.tensor([[low, 0.0]], dtype=dtype), torch.tensor([[high, 1.0]], dtype=dtype))
+        parent = shrunk(parent, whole)
+        numbers = list(range(math.ceil(low), math.floor(high) + 1))
+        assert len(parent) == bool(numbers)
+        if not numbers:
+            continue
+        children, stuck = split(parent, whole)
+        assert bool(stuck[0]) == (len(numbers) == 1)
+        held = [n for l, u in zip(children.lower[:, 0].tolist(), children.upper[:, 0].tolist())
+                for n in range(int(l), int(u) + 1)]  # fmt: skip
+        assert sorted(held) == numbers and bool((children.lower == children.lower.round())[:, 0].all())

@@ -55,15 +55,20 @@ def starts(l: Tensor, u: Tensor, count: int, generator: torch.Generator) -> Tens
 class Attack:
     """Attacks the boxes it is given; keeps its random generator, and nothing else."""
 
-    def __init__(self, program: Program, targets: Targets, seed: int):
-        self.program, self.targets = program, targets
+    def __init__(self, program: Program, targets: Targets, seed: int, whole: Tensor | None = None):
+        """`whole` (m,) bool: dimensions of whole numbers, which points are rounded to before they are evaluated."""
+        self.program, self.targets, self.whole = program, targets, whole
         self.generator = torch.Generator().manual_seed(seed)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return x if self.whole is None else torch.where(self.whole, x.round(), x)
 
     @torch.no_grad()
     def probe(self, x: Tensor, region: Tensor) -> Found:
         """Evaluates points (N, m) in regions (N,)."""
         if not len(x):
             return Found(x, float("inf"))
+        x = self._rounded(x)
         least = self.targets.values(self.program.forward(x), region).amin(1)
         good = torch.nonzero(least <= 0).squeeze(1)
         order, nearest = torch.argsort(least[good])[:16], least.argmin()
@@ -91,13 +96,14 @@ class Attack:
         for i in range(steps):
             if deadline.passed():
                 break
-            value, gradient, all_values = self._gradient(x, region, aim)
+            seen = self._rounded(x)
+            value, gradient, all_values = self._gradient(seen, region, aim)
             with torch.no_grad():
                 every = all_values.amin(1)
                 least = min(least, float(every.min()))
                 if least <= 0:
                     good = torch.nonzero(every <= 0).squeeze(1)
-                    return Found(x[good[torch.argsort(every[good])[:16]]], least)
+                    return Found(seen[good[torch.argsort(every[good])[:16]]], least)
                 # Where the network is flat there is no way down: go anywhere.
                 flat = (gradient == 0).all(1, keepdim=True)
                 noise = torch.rand(x.shape, generator=self.generator, dtype=x.dtype).to(x.device) - 0.5

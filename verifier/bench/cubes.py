@@ -146,8 +146,10 @@ def cut(cube: Cube, problem: Problem, config: Config, count: int) -> list[Cube]:
     boxes = [dict(cube.box)]
     for d in dimensions:
         l, u = float(part.lower[0, d]), float(part.upper[0, d])
-        middle = l + (u - l) / 2
-        boxes = [{**box, d: half} for box in boxes for half in ((l, middle), (middle, u))]
+        middle = after = l + (u - l) / 2
+        if part.whole[d]:
+            middle, after = math.floor(middle), math.floor(middle) + 1
+        boxes = [{**box, d: half} for box in boxes for half in ((l, middle), (after, u))]
     return [Cube(cube.first, cube.last, box, cube) for box in boxes] if dimensions else []
 
 

@@ -70,7 +70,9 @@ class Network:
 
     @property
     def dtype(self) -> np.dtype:
-        """float64 if any input is float64, else float32: the precision the model itself is written in."""
+        """float64 if any input is float64, else float32: the precision to work in. What the model receives is for
+        each input's own type to say.
+        """
         return np.dtype(np.float64 if any(t.dtype == np.float64 for t in self.inputs) else np.float32)
 
     def kinds(self) -> Counter:

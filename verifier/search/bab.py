@@ -42,7 +42,7 @@ from verifier.evidence.near import NearMisses
 from verifier.problem import Problem
 from verifier.result import Verdict, Witness
 from verifier.search.clipper import Clipper
-from verifier.search.domains import Domains, Pool, halvable, split
+from verifier.search.domains import Domains, Pool, halvable, shrunk, split
 from verifier.search.falsify import Falsifier
 from verifier.search.methods import choose, lowest
 from verifier.search.nearest import note
@@ -132,8 +132,9 @@ class Search:
         fresh = self.fresh = self._regions()
         if self.parts.still is not None:  # those that are bounded together come together
             fresh = fresh.take(torch.argsort(self.parts.still.group, stable=True))
+        self.whole = whole_dimensions(self.parts.problem, fresh.lower, fresh.upper)
         self.scale = (fresh.upper - fresh.lower).amax(0).clamp(min=torch.finfo(fresh.lower.dtype).tiny)
-        self.trials = Trials(self.scale)
+        self.trials = Trials(self.scale, self.whole)
         self.falsifier.glance(fresh)
         while self.witness is None and not self.deadline.passed():
             if self.at < len(fresh):
@@ -216,10 +217,10 @@ class Search:
         """Takes domains from the pool and splits them."""
         batch = max(2, self._batch())
         before, begin = self.trials.tried, time.monotonic()
-        parents = self.pool.pop(max(1, batch // 2), self._largest_group())
+        parents = shrunk(self.pool.pop(max(1, batch // 2), self._largest_group()), self.whole)
         parents = self.trials.choose(parents, self._scores)
         self.seconds["bounds"] += time.monotonic() - begin
-        children, whole = split(parents)
+        children, whole = split(parents, self.whole)
         self.stats["domains"] += self.trials.tried - before
         self.stats["domains bounded on trial"] = self.trials.tried
         stuck = int(whole.sum())
@@ -326,7 +327,7 @@ class Search:
         scale = self.scale.unsqueeze(0)
         preference = self.score(kept.lower, kept.upper, scale, bounds.slope, lb, picked, targets.n_slots)
         middle = kept.lower + (kept.upper - kept.lower) / 2
-        preference = torch.where(halvable(kept.lower, kept.upper), torch.nan_to_num(preference), -1.0)
+        preference = torch.where(halvable(kept.lower, kept.upper, self.whole), torch.nan_to_num(preference), -1.0)
         kept.prefer = preference.argmax(1)
         return kept, torch.cat([points, middle]), torch.cat([kept.region, kept.region])
 
@@ -441,10 +442,18 @@ class Search:
         return Outcome(verdict, reason, self.witness, dict(self.seconds), stats)
 
 
+def whole_dimensions(problem: Problem, lower: Tensor, upper: Tensor) -> Tensor | None:
+    """Which dimensions (m,) bool hold whole numbers that the precision of boxes lower, upper (R, m) tells apart, their
+    neighbours too; None where there are none.
+    """
+    whole = torch.from_numpy(problem.whole).to(lower.device)
+    if bool(whole.any()):
+        whole &= (torch.maximum(lower.abs(), upper.abs()) < 1 / torch.finfo(lower.dtype).eps).all(0)
+    return whole if bool(whole.any()) else None
+
+
 def regions_of(problem: Problem, program: Program) -> tuple[Tensor, Tensor]:
-    """The regions' ends (R, m) each, rounded outward to the working precision."""
-    # To the model's own precision even if the search is finer: the model receives its inputs rounded to that.
-    coarse = torch.float64 if problem.network.dtype == np.float64 and program.dtype == torch.float64 else torch.float32
-    ends = ((problem.lower, -1), (problem.upper, 1))
-    lower, upper = (outward(torch.from_numpy(t), coarse, s).to(program.device, program.dtype) for t, s in ends)
+    """The regions' ends (R, m) each, as the model may receive them, rounded outward to the working precision."""
+    ends = zip(problem.received(), (-1, 1))
+    lower, upper = (outward(torch.from_numpy(t), program.dtype, s).to(program.device) for t, s in ends)
     return lower, upper

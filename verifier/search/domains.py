@@ -107,14 +107,31 @@ class Pool(Generic[A]):
         return self.held.take(chosen)
 
 
-def halvable(l: Tensor, u: Tensor) -> Tensor:
-    """Where a side's middle differs from both of its ends: bool like l. Narrower ones the precision cannot halve."""
+def halvable(l: Tensor, u: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Where a side's middle differs from both of its ends: bool like l. Narrower ones the precision cannot halve; of
+    `whole` dimensions (m,) bool those that hold two whole numbers.
+    """
     middle = l + (u - l) / 2
-    return (middle > l) & (middle < u)
+    can = (middle > l) & (middle < u)
+    return can if whole is None else torch.where(whole, middle.floor() + 1 <= u.floor(), can)
 
 
-def split(domains: Domains) -> tuple[Domains, Tensor]:
-    """Halves every domain along its preferred dimension: children that cover their parents exactly.
+def shrunk(domains: Domains, whole: Tensor | None) -> Domains:
+    """Domains whose ends in `whole` dimensions (m,) bool are whole numbers; without those that hold none.
+
+    Sound: no input of the model is left out, since it has whole numbers there.
+    """
+    if whole is None:
+        return domains
+    out = domains.take(slice(None))
+    out.lower = torch.where(whole, domains.lower.ceil(), domains.lower)
+    out.upper = torch.where(whole, domains.upper.floor(), domains.upper)
+    return out.take((out.lower <= out.upper).all(1))
+
+
+def split(domains: Domains, whole: Tensor | None = None) -> tuple[Domains, Tensor]:
+    """Halves every domain along its preferred dimension: children that cover their parents exactly, but for what lies
+    between two neighbours in a dimension of `whole` numbers (m,) bool.
 
     One dimension a round: to split several along what one bound told costs twice the domains, and more with clipping.
     A dimension whose middle is one of its ends is as fine as the working precision allows and is not halved. Returns
@@ -123,9 +140,14 @@ def split(domains: Domains) -> tuple[Domains, Tensor]:
     """
     d = domains.prefer.unsqueeze(1)
     l, u = domains.lower.gather(1, d), domains.upper.gather(1, d)
-    mid, can = l + (u - l) / 2, halvable(l, u)
+    mine = None if whole is None else whole[d]
+    mid, can = l + (u - l) / 2, halvable(l, u, mine)
+    after = mid
+    if mine is not None:
+        mid = torch.where(mine, mid.floor(), mid)
+        after = torch.where(mine, mid + 1, mid)
     split = can.squeeze(1)
     left, right = domains.take(slice(None)), domains.take(split)
     left.upper = torch.where(can, left.upper.scatter(1, d, mid), left.upper)
-    right.lower = right.lower.scatter(1, d[split], mid[split])
+    right.lower = right.lower.scatter(1, d[split], after[split])
     return Domains.join([left, right]), ~split

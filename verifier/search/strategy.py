@@ -133,7 +133,8 @@ def solve(
         return Outcome(Verdict.UNSAT, "the property's input set is empty")
     problem = merged(problem, plan.program)
     targets = Targets(problem, plan.dtype, plan.device)
-    attack = Attack(plan.program, targets, config.seed)
+    whole = torch.from_numpy(problem.whole).to(plan.device)
+    attack = Attack(plan.program, targets, config.seed, whole if bool(whole.any()) else None)
     memory = int(config.search.memory_gib * 2**30) or min(POOL_BYTES, free_memory(plan.device) // 2)
     parts = Parts(
         problem,

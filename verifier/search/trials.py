@@ -34,10 +34,11 @@ Score = Callable[[Domains], Tensor]  # least bound of the open disjuncts, (D,); 
 
 
 class Trials:
-    """What is done is one of `first`, `second` and `both`; `scale` (m,): widths of the regions."""
+    """What is done is one of `first`, `second` and `both`; `scale` (m,): widths of the
+    regions; `whole` as for `split`."""
 
-    def __init__(self, scale: Tensor):
-        self.scale, self.rule = scale, "first"
+    def __init__(self, scale: Tensor, whole: Tensor | None = None):
+        self.scale, self.whole, self.rule = scale, whole, "first"
         self.children, self.sampled = 0, 0  # of all parents; bounded to weigh the rules
         self.tried = 0  # children bounded on trial so far
 
@@ -61,7 +62,7 @@ class Trials:
     def _second(self, parents: Domains) -> Tensor:
         """The widest dimension but the first rule's, if another one can be halved: (P,)."""
         width = (parents.upper - parents.lower) / self.scale
-        width = torch.where(halvable(parents.lower, parents.upper), width, -1.0)
+        width = torch.where(halvable(parents.lower, parents.upper, self.whole), width, -1.0)
         width = width.scatter(1, parents.prefer.unsqueeze(1), -1.0)
         widest = width.max(1)
         return torch.where(widest.values > 0, widest.indices, parents.prefer)
@@ -72,7 +73,7 @@ class Trials:
         for dimension in (parents.prefer, second):
             tried = parents.take(slice(None))
             tried.prefer = dimension
-            children, whole = split(tried)
+            children, whole = split(tried, self.whole)
             self.tried += len(children)
             lacking = (-torch.nan_to_num(score(children), nan=-inf)).clamp(0.0, 1e30)
             total = lacking[: len(parents)].clone()  # left halves first

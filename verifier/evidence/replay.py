@@ -8,8 +8,9 @@ What is printed and what is run. The printed x (float64) lies in the property's 
 its own element type. `Replayer` prefers points where both are the same number: a coordinate goes to the nearest value
 of the model's type *inside* the box. Some boxes hold no such value ([0.1, 0.1] in float32), and some counterexamples
 sit on a corner that only rounding reaches; so the clipped candidate itself is tried as well, with the model receiving
-its rounding, which is what any checker does with the printed decimal. Outputs are ONNX Runtime's, and
-`verifier.spec.evaluate` judges both by the property's text. A near miss is no counterexample.
+its rounding, which is what any checker does with the printed decimal. Of integers and truth values there is nothing to
+round: only numbers of the type are inputs of the model (`verifier.elements`), here as where boxes are made. Outputs are
+ONNX Runtime's, and `verifier.spec.evaluate` judges both by the property's text. A near miss is no counterexample.
 
 Symbols: N points, n inputs, p outputs.
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from verifier.elements import element_types, inward
 from verifier.net.graph import Network
 from verifier.result import MismatchError, ModelError, Witness
 from verifier.spec.evaluate import Judge, Reading
@@ -61,6 +63,7 @@ class Replayer:
         self.reading = reading or Reading.of("auto")
         self.disproved = disproved
         self.judged_by = Judge(query.text, query.n_inputs, query.n_outputs)
+        self.kinds = element_types(network.inputs)
         self._session: Any = None
         self._kinds: list[tuple[int, np.dtype]] = []  # of the outputs, once seen
         self.calls = 0
@@ -95,7 +98,12 @@ class Replayer:
 
     def satisfies(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(N,) bool: as `accepts`, whatever may be proved."""
-        return self.judged_by.holds(x, y, self.reading, self.types())
+        return self.judged_by.holds(x, y, self.reading, self.types()) & ~self._strange(x).any(1)
+
+    def _strange(self, x: np.ndarray) -> np.ndarray:
+        """(N, n) bool: where points (N, n) have something else than a whole number of an integer input's type."""
+        least, most = inward(np.full((1, x.shape[1]), -np.inf), np.full((1, x.shape[1]), np.inf), *self.kinds)
+        return np.isfinite(least) & ((x < least) | (x > most) | (x != np.round(x)))
 
     def types(self) -> list[tuple[int, np.dtype]]:
         """How many entries of which type the model's inputs and outputs have."""
@@ -106,6 +114,8 @@ class Replayer:
         y = self.run(x)
         if self.accepts(x[None], y[None])[0]:
             return Judgement(y, "")
+        for i in np.flatnonzero(self._strange(x[None])[0])[:1].tolist():
+            return Judgement(y, f"X_{i} = {x[i]:g} is no {self.kinds[0][self.kinds[1][i]]}, which the model takes")
         return Judgement(y, self.judged_by.wrong(x, y) or "it does not hold under this reading (setting spec.reading)")
 
     def feeds(self, x: np.ndarray) -> list[np.ndarray]:

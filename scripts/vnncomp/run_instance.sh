@@ -29,8 +29,9 @@ left="$(awk -v t="$timeout" -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { if (t +
     echo "run_instance.sh: '$timeout' is not a time" >&2
     answer error
 }
-# Should this shell be killed outright, `verify` goes as well, and does not compute beside the next instance.
-"$root/.venv/bin/verify" "$onnx" "$vnnlib" --timeout "$left" --results-file "$results" --end-with "$$" >/dev/null &
+# Competitions judge counterexamples in the model's own element type. Should this shell be killed outright, `verify` goes as well, and does not
+# compute beside the next instance.
+"$root/.venv/bin/verify" "$onnx" "$vnnlib" --timeout "$left" --results-file "$results" --set spec.reading=float --end-with "$$" >/dev/null &
 child=$!
 wait "$child"
 status=$?

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "benchmarks" / "digits"
@@ -65,6 +66,19 @@ def test_an_instance_as_a_competition_runs_it(tool, packed, tmp_path, answer):
             [sys.executable, str(CHECKER), str(onnx), str(vnnlib), str(results)], capture_output=True, text=True
         )
         assert judged.stdout.split()[0] == "valid", judged.stdout + judged.stderr
+
+
+def test_counterexamples_are_judged_in_the_models_own_type(tool, tmp_path):
+    """x = y = 0.1: true of float32's 0.1, which is another number than the decimal."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
+    model, prop, results = tmp_path / "m.onnx", tmp_path / "p.vnnlib", tmp_path / "r"
+    opset = [helper.make_opsetid("", 15)]
+    model.write_bytes(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+    words = "".join(f"(assert (<= {v} 0.1))(assert (>= {v} 0.1))\n" for v in ("X_0", "Y_0"))
+    prop.write_text("(declare-const X_0 Real)\n(declare-const Y_0 Real)\n" + words)
+    assert call(tool / "run_instance.sh", "v1", "c", model, prop, results, 60).returncode == 0
+    assert results.read_text().startswith("sat\n((X_0 0.1)")
 
 
 def real_instances():

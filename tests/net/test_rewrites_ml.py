@@ -126,7 +126,7 @@ def trees(rng, count, depth, results, kind, modes=("BRANCH_LEQ",), cuts=(-1.0, 0
             values += (0.0 if leaf else float(rng.choice(cuts)), 0 if leaf else 2 * i + 1, 0 if leaf else 2 * i + 2)
             for k, v in zip(a, values):
                 a[k].append(v)
-            for r in (results if leaf else ()):
+            for r in results if leaf else ():
                 value = float(F(rng.random() if positive else rng.normal()))
                 for k, v in zip(w, (t, i, r, value)):
                     w[k].append(v)

@@ -26,6 +26,7 @@ import numpy as np
 
 from verifier.elements import element_types, inward
 from verifier.net.graph import Network
+from verifier.net.runtime import run_session
 from verifier.result import MismatchError, ModelError, Witness
 from verifier.spec.evaluate import Judge, Reading
 from verifier.spec.query import Query
@@ -145,7 +146,7 @@ class Replayer:
         self.calls += 1
         feeds = dict(zip((slot.name for slot in self._session.get_inputs()), self.feeds(x)))
         try:
-            outputs = self._session.run(None, feeds)
+            outputs = run_session(self._session, feeds)
         except Exception as e:  # ONNX Runtime's errors share no base class of their own
             raise ModelError(f"{self.network.source}: ONNX Runtime cannot run the model: {_first_line(e)}") from None
         y = np.concatenate([np.asarray(o, np.float64).reshape(-1) for o in outputs])

@@ -9,17 +9,22 @@ tensor. A rule that needs a constant where the file has none raises `Dynamic`: t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from verifier.net.graph import Node, Shape
+from verifier.net.runtime import is_number
 from verifier.net.sure import FEW, Sure, U
 from verifier.registry import Registry
 
 Rule = Callable[["Raw", "Draft"], None]
 RULES: Registry[Rule] = Registry("rewrite", "verifier.net", "RULES")
+
+
+UNREAD = "?"  # ends the kind of a node that is kept although what it computes is not understood
+WHY = "//why"  # the attribute that says why
 
 
 class Dynamic(Exception):
@@ -30,13 +35,14 @@ class Dynamic(Exception):
 @dataclass(frozen=True)
 class Raw:
     """One operator as the file has it: attributes decoded, defaults of its opset filled in; `op` carries the domain if
-    it is not ONNX's."""
+    it is not ONNX's. `unread` says why it is not understood, if so."""
 
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attrs: Mapping[str, Any]
     origin: str = ""
+    unread: str = ""
 
     def input(self, i: int) -> str:
         """Name of input i, '' where absent."""
@@ -121,14 +127,23 @@ class Draft:
         """Emits what `raw` becomes: by its rule, or unchanged where there is none."""
         self.origin = raw.origin
         start = len(self.nodes)
+        why = raw.unread or self.odd_type(raw)
         try:
-            if raw.op in RULES:
+            if why:
+                self.keep(replace(raw, attrs={**raw.attrs, WHY: why}), raw.op + UNREAD)
+            elif raw.op in RULES:
                 RULES[raw.op](raw, self)
             else:
                 self.keep(raw, raw.op)
         except Dynamic:
             del self.nodes[start:]
             self.keep(raw, raw.op + "Dynamic")
+
+    def odd_type(self, raw: Raw) -> str:
+        """Names a tensor of `raw` whose element type no operator is modelled for, '' if there is none."""
+        kinds = ((name, self.dtypes[name]) for name in (*raw.inputs, *raw.outputs) if name in self.dtypes)
+        odd = next(((name, kind) for name, kind in kinds if not is_number(kind) and kind != np.dtype(object)), None)
+        return f"the elements of {odd[0]!r} are of type {odd[1]}" if odd else ""
 
     def keep(self, raw: Raw, kind: str) -> None:
         """Emits `raw` as it is, one node per output in use; those after the first carry their number in the kind."""

@@ -27,6 +27,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from verifier.net.graph import Shape, Tensor
+from verifier.net.runtime import is_number
 from verifier.result import ModelError, UsageError
 
 MAX_ENTRIES = 2**29  # of one tensor: 2 GiB of float32
@@ -96,9 +97,15 @@ def element_type(info: onnx.ValueInfoProto) -> np.dtype:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
     except Exception:
         raise ModelError(f"input {info.name!r} has an unknown element type ({kind})") from None
-    if dtype.kind not in "fiub" or (dtype.kind == "f" and dtype.itemsize not in (2, 4, 8)):
-        raise ModelError(f"input {info.name!r} has elements of type {dtype}, not numbers")
-    return dtype
+    if is_number(dtype) and (dtype.kind != "f" or dtype.itemsize in (2, 4, 8)):
+        return dtype
+    word = onnx.TensorProto.DataType.Name(kind).lower()
+    if dtype.kind in "OcSU":
+        raise ModelError(f"input {info.name!r} has elements of type {word}, not numbers; cut off what reads it")
+    raise ModelError(
+        f"input {info.name!r} has elements of type {word}, which points cannot be given in; "
+        f"make it a float32 input and put a Cast to {word} behind it"
+    )
 
 
 def given_shapes(text: str) -> dict[str, Shape]:

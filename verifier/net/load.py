@@ -15,13 +15,14 @@ from typing import Any
 
 from verifier.config import ModelConfig
 from verifier.net.control import Look, flatten
-from verifier.net.draft import RULES, Draft
+from verifier.net.draft import RULES, UNREAD, WHY, Draft
 from verifier.net.functions import inline_bodies
-from verifier.net.graph import Network
+from verifier.net.graph import Network, Node
 from verifier.net.inputs import InputBox, as_fixed, fixed_inputs, input_places, probes, samples, with_constants
 from verifier.net.lookup import look_up
+from verifier.net.runtime import first_line
 from verifier.net.simplify import simplify
-from verifier.net.trace import RANDOM, first_line, trace
+from verifier.net.trace import RANDOM, trace
 from verifier.ops import OPS
 from verifier.result import FileError, ModelError, UnsupportedError, UsageError, VerifierError
 
@@ -93,13 +94,16 @@ def check_supported(network: Network) -> None:
     imported."""
     declared = OPS.declared
     unknown = [n for n in network.nodes if n.kind not in declared]
-    bad = [(n.origin or n.name, n.kind, network.opset, n.shape) for n in unknown]
+    bad = [(n.origin or n.name, n.kind.replace(UNREAD, ""), network.opset, n.shape) for n in unknown]
     if bad:
-        raise UnsupportedError(network.source, bad, [missing(n.kind) for n in unknown])
+        raise UnsupportedError(network.source, bad, [missing(n) for n in unknown])
 
 
-def missing(kind: str) -> str:
-    """Why a kind that is not registered cannot be run."""
+def missing(node: Node) -> str:
+    """Why a node whose kind is not registered cannot be run."""
+    kind = node.kind
+    if WHY in node.attrs:
+        return node.attrs[WHY]
     op, _, number = kind.partition(":")
     if op.endswith("Dynamic") and not kind.startswith("Dynamic"):
         name = op.removesuffix("Dynamic")

@@ -22,7 +22,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from verifier.net.draft import Raw
-from verifier.net.trace import Trace, element_type, session_of
+from verifier.net.runtime import element_type, session_of
+from verifier.net.trace import Trace
 
 GATE = 4  # integers that a piece may depend on
 LARGEST = 2**24  # entries of all constants inside a piece

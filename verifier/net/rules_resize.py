@@ -63,7 +63,7 @@ def run_whole(n: Raw, g: Draft, operands: list, shape: tuple[int, ...], only: in
     """The operator by itself in ONNX Runtime on inputs of `shape`; with `only`, no other axis is resized."""
     import onnxruntime as ort
 
-    from verifier.net.trace import session_of
+    from verifier.net.runtime import session_of
 
     listed = listed_axes(n, len(shape))
     chosen = [only is None or a == only for a in listed]

@@ -13,7 +13,6 @@ to it that at least the outputs keep theirs.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ from verifier.net.graph import Shape
 from verifier.net.graph import Tensor as Place
 from verifier.net.inputs import MAX_ENTRIES, checked_dims
 from verifier.net.nested import reads
+from verifier.net.runtime import Tensors, element_type, first_line, is_number, run_session, session_of
 from verifier.result import ModelError, UnsupportedError
 
 MAX_TOTAL = 2**31  # of all tensors together, which the run holds at once
@@ -43,7 +43,6 @@ STRUCTURE = {
     **dict.fromkeys(("ConstantOfShape", "NonZero", "Unique", "HannWindow", "HammingWindow", "BlackmanWindow"), ALL),
     **dict.fromkeys(("Range", "Compress", "NonMaxSuppression", "MaxUnpool", "STFT", "MelWeightMatrix"), ALL),
 }
-Tensors = dict[str, np.ndarray]
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Trace:
     def run(self, sample: Tensors) -> Tensors:
         names = [o.name for o in self.session.get_outputs()]
         try:
-            return dict(zip(names, self.session.run(names, {**self.weights, **sample})))
+            return dict(zip(names, run_session(self.session, {**self.weights, **sample})))
         except Exception as e:
             raise ModelError(f"ONNX Runtime cannot run the model: {first_line(e)}") from None
 
@@ -97,13 +96,6 @@ class Trace:
         raise error or ModelError("the model has no inputs")
 
 
-def first_line(e: BaseException) -> str:
-    """An error's first line, short enough for one line of ours."""
-    text = " ".join(str(e).strip().splitlines()[:1]) or type(e).__name__
-    text = re.sub(r"(/\S*onnxruntime\S*:\d+ ).*\) (?=\S{2})", "", text)  # where in its source it happened
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
 def trace(
     model: onnx.ModelProto, inputs: tuple[Place, ...], samples: Sequence[Tensors], keep: tuple[str, ...] = ()
 ) -> Trace:
@@ -122,7 +114,8 @@ def trace(
     nodes = live_nodes(graph, (*outputs, *keep))
     refuse_unknown(nodes, opset, {o.domain: o.version for o in model.opset_import})
     weights = read_weights(graph, {i for n in nodes for i in reads(n)} | set(outputs))
-    t = Trace(inputs, outputs, [decode(n, opset) for n in nodes], opset, weights)
+    read = {i for n in nodes for i in reads(n)} | {*outputs, *keep}
+    t = Trace(inputs, outputs, [decode(n, opset, read) for n in nodes], opset, weights)
     t.session, t.weights = open_session(model, nodes, inputs, weights)
     results = t.first_run(samples)
     for name, value in {**weights, **results}.items():
@@ -234,13 +227,16 @@ def is_text(name: Any) -> bool:
     return True
 
 
-def decode(n: onnx.NodeProto, opset: int) -> Raw:
-    """A node with its attributes as Python values; absent ones get the default of the opset."""
+def decode(n: onnx.NodeProto, opset: int, read: set[str]) -> Raw:
+    """A node with its attributes as Python values; absent ones get the default of the opset. Optional outputs that
+    nobody reads are none."""
     domain = "" if n.domain in ("", "ai.onnx") else n.domain
-    attrs = {}
+    attrs, outputs = {}, tuple(n.output)
     try:
         schema = onnx.defs.get_schema(n.op_type, opset, domain)
         refuse_absent_inputs(n, schema)
+        formal = [o.option == onnx.defs.OpSchema.FormalParameterOption.Optional for o in schema.outputs]
+        outputs = tuple("" if o not in read and any(formal[k : k + 1]) else o for k, o in enumerate(outputs))
         attrs = {k: python_value(a.default_value) for k, a in schema.attributes.items() if a.default_value.type}
     except onnx.defs.SchemaError:
         pass  # an operator of another domain: ONNX Runtime decides
@@ -249,7 +245,7 @@ def decode(n: onnx.NodeProto, opset: int) -> Raw:
     except (ValueError, TypeError, KeyError) as e:
         raise ModelError(f"operator {n.op_type} {n.name!r}: an attribute cannot be read: {first_line(e)}") from None
     op = f"{domain}.{n.op_type}" if domain else n.op_type
-    return Raw(op, tuple(n.input), tuple(n.output), attrs, n.name)
+    return Raw(op, tuple(n.input), outputs, attrs, n.name)
 
 
 def refuse_absent_inputs(n: onnx.NodeProto, schema: Any) -> None:
@@ -286,7 +282,7 @@ def open_session(
     graph = slim.graph
     graph.name = "g"
     graph.node.extend(nodes)
-    fed = {name: value for name, value in weights.items() if value.size > SMALL}
+    fed = {name: value for name, value in weights.items() if value.size > SMALL and is_number(value.dtype)}
     for place in inputs:
         graph.input.append(helper.make_tensor_value_info(place.name, element_type(place.dtype), place.shape))
     for tensor in model.graph.initializer:
@@ -297,23 +293,6 @@ def open_session(
     graph.output.extend(onnx.ValueInfoProto(name=o) for n in nodes for o in n.output if o)
     refuse_large(slim)
     return session_of(ort, slim.SerializeToString()), fed
-
-
-def element_type(dtype: np.dtype) -> int:
-    return helper.np_dtype_to_tensor_dtype(dtype)
-
-
-def session_of(ort: Any, data: bytes) -> Any:
-    """A session that computes exactly what the graph says, on one thread, and prints nothing."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False
-    try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as e:
-        raise ModelError(f"ONNX Runtime refuses the model: {first_line(e)}") from None
 
 
 def refuse_large(slim: onnx.ModelProto) -> None:

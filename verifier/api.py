@@ -62,7 +62,7 @@ def load(
     with _stage("problem", seconds):
         problem = compile_problem(network, query)
     # The bytes are read again on the first candidate: most proofs never need them.
-    return Loaded(network, query, problem, Replayer(lambda: _bytes(model), network, query))
+    return Loaded(network, query, problem, Replayer(lambda: _bytes(model, config), network, query))
 
 
 def input_box(query: Query) -> InputBox:
@@ -208,17 +208,21 @@ def replayer(model: Model, prop: str | os.PathLike[str], config: ModelConfig | N
     network = load_network(model, box=input_box(query), config=config)
     if query.n_inputs != network.n_inputs or query.n_outputs != network.n_outputs:
         compile_problem(network, query)  # raises the error that says so
-    return Replayer(lambda: _bytes(model), network, query)
+    return Replayer(lambda: _bytes(model, config), network, query)
 
 
-def _bytes(model: Model) -> bytes:
-    """The model for ONNX Runtime: the file's own bytes, with the weights that it keeps in other files, if any."""
-    if isinstance(model, (str, os.PathLike)):
-        data = read_model_bytes(model)
-        if b"location" not in data:  # the word without which there are no weights in other files
+def _bytes(model: Model, config: ModelConfig | None) -> bytes:
+    """The model for ONNX Runtime: the file's own bytes, with the weights that it keeps in other files, if any; cut
+    where the configuration says so."""
+    data = model if hasattr(model, "SerializeToString") else read_model_bytes(model)
+    outputs = config.outputs if config else ""
+    if isinstance(data, bytes):
+        if not outputs and b"location" not in data:  # the word without which there are no weights in other files
             return data
-        return parse(data, os.fspath(model)).SerializeToString()
-    return model if isinstance(model, bytes) else model.SerializeToString()
+        data = parse(data, "model" if isinstance(model, bytes) else os.fspath(model), outputs)
+    elif outputs:
+        data = parse(data, "model", outputs)
+    return data.SerializeToString()
 
 
 def prepare(problem: Problem, config: Config, seconds: dict[str, float]) -> tuple[Plan, Config]:

@@ -134,6 +134,8 @@ def _add_settings(p: Parser) -> None:
 def _add_model(p: Parser) -> None:
     shape = "shape of an input whose dimensions the model's file leaves open, as in x=1,16,4; may be repeated"
     p.add_argument("--input-shape", metavar="INPUT=DIMS", action="append", default=[], help=shape)
+    cut = "tensor that is taken for an output of the model, so that what only others need falls away; may be repeated"
+    p.add_argument("--output", metavar="NAME", action="append", default=[], help=cut)
 
 
 def _add_limits(p: Parser) -> None:
@@ -152,6 +154,8 @@ def _config(args: argparse.Namespace) -> Config:
     words = [*given.get("set", []), *(["branching.cache=false"] if given.get("no_cache") else [])]
     if given.get("input_shape"):
         words.append(f"model.input_shapes={';'.join(args.input_shape)}")
+    if given.get("output"):
+        words.append(f"model.outputs={','.join(args.output)}")
     return settings.read(given.get("config"), words, flags)
 
 

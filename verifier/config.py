@@ -53,6 +53,8 @@ class Setting:
     def check(self, value: Any, where: str) -> Any:
         """`value` in the setting's own type, or a UsageError that says what is allowed."""
         read = _number(value, self.kind) if isinstance(value, Real) and not isinstance(value, bool) else value
+        if self.kind is str and type(value) is int and not self.choices:
+            read = str(value)  # names of tensors may be numbers
         fits = type(read) is self.kind
         if fits and self.choices:
             fits = read in self.choices
@@ -109,6 +111,10 @@ def setting_of(group: type, name: str) -> Setting:
 @dataclass(frozen=True)
 class ModelConfig(Group):
     """What is to be known of a model beyond its file."""
+
+    outputs: str = setting(
+        "", "tensors that are taken for the model's outputs, in this order, as in logits or a,b (--output)"
+    )
 
     input_shapes: str = setting(
         "", "shapes of inputs whose dimensions the file leaves open, as in x=1,16,4;y=2 (--input-shape)"

@@ -64,7 +64,7 @@ def read(source: str | None = None, overrides: Iterable[str] = (), flags: Mappin
         where = f"--set {word}"
         if not equals:
             raise UsageError(f"{where}: expected key=value, as in --set bounds.method=crown")
-        config = _set(config, name.strip(), _scalar(text.strip(), where), where)
+        config = _set(config, name.strip(), _scalar(text.strip(), where, name.strip()), where)
     for name, text in (flags or {}).items():
         where = f"--{name} {text}"
         config = _set(config, name, _scalar(text, where), where)
@@ -166,10 +166,13 @@ def _leaves(path: Path, mapping: Any, prefix: str, seen: dict[str, int]) -> Iter
             yield name, "…", where  # a list or a group where no such thing can stand: refused by name or by type
 
 
-def _scalar(text: str, where: str) -> Any:
-    """The value that a word of the command line stands for, read as a file would read it."""
+def _scalar(text: str, where: str, name: str = "") -> Any:
+    """The value that a word of the command line stands for, read as a file would read it; a name of the user's own
+    (what the setting `name` may be is any word) is left as it is."""
     if not text:
         raise UsageError(f"{where}: the value is missing")
+    if any(s.name == name and s.kind is str and not s.choices for s in settings()):
+        return text
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from verifier.config import ModelConfig
 from verifier.net.control import Look, flatten
+from verifier.net.cut import cut, refuse_outputs
 from verifier.net.draft import RULES, UNREAD, WHY, Draft
 from verifier.net.functions import inline_bodies
 from verifier.net.graph import Network, Node
@@ -76,8 +77,9 @@ def load_network(
     proto = hasattr(source, "SerializeToString")
     name = "model" if proto or isinstance(source, bytes) else os.fspath(source)
     data = source if proto else read_model_bytes(source)
+    config = config or ModelConfig()
     try:
-        network = build(parse(data, name), name, tuple(keep), rewrite, box, config or ModelConfig())
+        network = build(parse(data, name, config.outputs), name, tuple(keep), rewrite, box, config)
     except UnsupportedError as e:
         raise UnsupportedError(name, e.nodes, e.why) from None
     except (FileError, UsageError):
@@ -112,9 +114,9 @@ def missing(node: Node) -> str:
     return f"output {number} of {op} is not handled" if number else "no such operator"
 
 
-def parse(data: Any, name: str) -> Any:
-    """Bytes or ModelProto to a ModelProto with all its weights inside and no functions of its own. Leaves the caller's
-    proto untouched."""
+def parse(data: Any, name: str, outputs: str = "") -> Any:
+    """Bytes or ModelProto to a ModelProto with all its weights inside and no functions of its own, cut at the tensors
+    `outputs` if any are named. Leaves the caller's proto untouched."""
     import onnx
 
     if isinstance(data, bytes):
@@ -132,7 +134,7 @@ def parse(data: Any, name: str) -> Any:
         from onnx.inliner import inline_local_functions
 
         model = inline_local_functions(model)
-    return model
+    return cut(model, outputs) if outputs else model
 
 
 def with_external_data(model: Any, name: str, copy: bool) -> Any:
@@ -174,6 +176,7 @@ def build(
     free, tried = tuple(p for p in inputs if p.name not in fixed), samples(inputs, fixed, box)
     model = one_graph(with_constants(model, fixed), lambda part: trace(part, free, tried), keep)
     t = trace(model, free, tried, keep)
+    refuse_outputs(t.outputs, {o: raw.inputs for raw in t.raws for o in raw.outputs}, t.dtypes)
     look_up(t, model, keep)
     draft = Draft(t.shapes, t.dtypes, t.values, t.opset)
     listed = tuple(as_fixed(p, fixed) for p in inputs)

@@ -190,3 +190,17 @@ def test_other_normalisations():
         check(
             model(node("GroupNormalization", "x s b", num_groups=2), {"x": (1, 4, 3)}, opset=21, s=rand(4), b=rand(4))
         )
+
+
+def test_statistics_as_outputs():
+    net = check(model(node("LayerNormalization", "x s", "y m r", axis=1), {"x": (2, 3, 4)}, 17, "y m r", s=rand(3, 4)))
+    assert [t.name for t in net.outputs] == ["y", "m", "r"]
+
+
+def test_normalisations_whose_parameters_depend_on_the_input():
+    check(model(node("InstanceNormalization", "x s b"), {"x": (1, 3, 4), "s": (3,), "b": (3,)}))
+    check(model(node("GroupNormalization", "x s b", num_groups=2), {"x": (1, 4, 3), "s": (4,), "b": (4,)}, opset=21))
+    inputs = {"x": (1, 3, 4), "g": (3,), "b": (3,), "m": (3,), "v": (3,)}
+    check(model(node("BatchNormalization", "x g b m v"), inputs), low=0.5)
+    del inputs["v"], inputs["g"]
+    check(model(node("BatchNormalization", "x g b m v"), inputs, g=rand(3), v=np.ones(3, np.float32)))

@@ -91,4 +91,4 @@ def test_layer_normalisation_spelled_out():
         node("Div", "d r"),
     ]
     net = check(model(nodes, {"x": (2, 5)}, e=F(1e-3), h=F(0.5)))
-    assert kinds(net) == ["ReduceMean", "Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Reciprocal", "Mul"]
+    assert kinds(net) == ["ReduceMean", "Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Reciprocal", "Mul", "Clip"]

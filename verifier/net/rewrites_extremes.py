@@ -63,23 +63,23 @@ def pair(like: Node, c: Around, a: str, b: str, shape: tuple[int, ...], largest:
 
 
 def tree(
-    like: Node, c: Around, names: list[str], shape: tuple[int, ...], largest: bool | None
+    like: Node, c: Around, names: list[str], shape: tuple[int, ...], largest: bool
 ) -> tuple[list[Node], str]:
-    """The extreme, or for None the product, of several tensors of one shape, neighbours first."""
+    """The extreme of several tensors of one shape, neighbours first."""
     made: list[Node] = []
     while len(names) > 1:
         above = []
         for a, b in zip(names[::2], names[1::2]):
-            made += [c.make(like, "Mul", (a, b), shape)] if largest is None else pair(like, c, a, b, shape, largest)
+            made += pair(like, c, a, b, shape, largest)
             above.append(made[-1].name)
         names = above + names[len(names) - len(names) % 2 :]
     return made, names[0]
 
 
 def along_axis(
-    like: Node, c: Around, x: str, axis: int, taps: list[np.ndarray], largest: bool | None
+    like: Node, c: Around, x: str, axis: int, taps: list[np.ndarray], largest: bool
 ) -> tuple[list[Node], str]:
-    """Entry o along the axis is the extreme (for None: the product) of x's entries taps[0][o], taps[1][o], …"""
+    """Entry o along the axis is the extreme of x's entries taps[0][o], taps[1][o], …"""
     shape = c.shape(x)
     out = (*shape[:axis], len(taps[0]), *shape[axis + 1 :])
     made, names = [], []
@@ -130,19 +130,55 @@ def max_pool(n: Node, c: Around) -> Nodes | None:
 
 
 def reduction(n: Node, c: Around) -> Nodes | None:
-    """ReduceMax, ReduceMin and ReduceProd over few entries."""
+    """ReduceMax and ReduceMin over few entries."""
     shape, axes = c.shape(n.inputs[0]), n.attrs["axes"]
     if math.prod(shape[a] for a in axes) > MAX_WINDOW or n.dtype.kind != "f" or not c.room:
         return None
-    largest = {"ReduceMax": True, "ReduceMin": False}.get(n.kind)
     made, x = [], n.inputs[0]
     for axis in axes:
         if shape[axis] > 1:
-            new, x = along_axis(n, c, x, axis, [np.array([k]) for k in range(shape[axis])], largest)
+            new, x = along_axis(n, c, x, axis, [np.array([k]) for k in range(shape[axis])], n.kind == "ReduceMax")
             made += new
+    return reshaped(n, c, made, x)
+
+
+def reshaped(n: Node, c: Around, made: list[Node], x: str) -> Nodes | None:
+    """x, the last of the nodes made, as the reduction n."""
     if c.shape(x) == n.shape and made:
         return renamed(made, n)
-    return [*made, become(n, "Reshape", (x,))] if math.prod(reduced(shape, axes)) == math.prod(n.shape) else None
+    axes = n.attrs["axes"]
+    if math.prod(reduced(c.shape(n.inputs[0]), axes)) != math.prod(n.shape):
+        return None
+    return [*made, become(n, "Reshape", (x,))]
+
+
+def product(n: Node, c: Around) -> Nodes | None:
+    """ReduceProd of any length: the first half of an axis times the second, again and again; what is left of an odd
+    length waits."""
+    if n.dtype.kind != "f" or not c.room or 0 in c.shape(n.inputs[0]):
+        return None
+    made, x = [], n.inputs[0]
+    for axis in n.attrs["axes"]:
+        left: list[str] = []
+        while (length := c.shape(x)[axis]) > 1:
+            half = length // 2
+            first, second = (cut_out(n, c, x, axis, k * half, (k + 1) * half) for k in (0, 1))
+            made += [first, second]
+            if length % 2:
+                made.append(cut_out(n, c, x, axis, length - 1, length))
+                left.append(made[-1].name)
+            made.append(c.make(n, "Mul", (first.name, second.name), first.shape))
+            x = made[-1].name
+        for other in left:
+            made.append(c.make(n, "Mul", (x, other), c.shape(x)))
+            x = made[-1].name
+    return reshaped(n, c, made, x)
+
+
+def cut_out(n: Node, c: Around, x: str, axis: int, start: int, end: int) -> Node:
+    shape = c.shape(x)
+    attrs = {"axes": (axis,), "starts": (start,), "ends": (end,), "steps": (1,)}
+    return c.make(n, "Slice", (x,), (*shape[:axis], end - start, *shape[axis + 1 :]), attrs)
 
 
 RULES: dict[str, tuple[Local, ...]] = {
@@ -151,5 +187,5 @@ RULES: dict[str, tuple[Local, ...]] = {
     "MaxPool": (max_pool,),
     "ReduceMax": (reduction,),
     "ReduceMin": (reduction,),
-    "ReduceProd": (reduction,),
+    "ReduceProd": (product,),
 }

@@ -159,6 +159,9 @@ def batch_normalization(n: Raw, g: Draft) -> None:
     """gamma (x - mean) / sqrt(var + epsilon) + beta as scale x + shift."""
     if n.attrs.get("training_mode", 0) or n.attrs.get("spatial", 1) == 0:
         raise Dynamic("statistics of the batch")
+    if not all(map(g.is_constant, n.inputs[1:5])):
+        batch_normalization_by_tensors(n, g)
+        return
     gamma, beta, mean, var = (Sure.of(g.value(i).astype(np.float64)) for i in n.inputs[1:5])
     scale = gamma.over(var.plus(Sure.of(np.float64(n.attrs.get("epsilon", 1e-5)))).root())
     shift = beta.plus(mean.times(scale).negated())
@@ -166,9 +169,30 @@ def batch_normalization(n: Raw, g: Draft) -> None:
     g.emit("BatchNormalization", (n.inputs[0], *names), n.outputs[0])
 
 
-def emit_standardised(g: Draft, x: str, axes: tuple[int, ...], epsilon: float, centre: bool = True) -> str:
-    """(x - mean) / sqrt(mean of (x - mean)^2 + epsilon) over the axes; without the mean if not `centre`."""
+def batch_normalization_by_tensors(n: Raw, g: Draft) -> None:
+    """The same where some of the four depend on x: each as (C, 1, …)."""
+    x, y = n.inputs[0], n.outputs[0]
     shape = g.shapes[x]
+    small = (shape[1],) + (1,) * (len(shape) - 2)
+    gamma, beta, mean, var = (emit_shaped(g, i, small) for i in n.inputs[1:5])
+    epsilon = g.constant(np.float64(n.attrs.get("epsilon", 1e-5)), x)
+    root = g.emit("Sqrt", (g.emit("Add", (var, epsilon), shape=small),), shape=small)
+    x = g.emit("Div", (g.emit("Sub", (x, mean), shape=shape), root), shape=shape)
+    g.emit("Add", (g.emit("Mul", (x, gamma), shape=shape), beta), y)
+
+
+def emit_shaped(g: Draft, c: str, shape: tuple[int, ...]) -> str:
+    """A tensor seen with another shape, in which one length may be -1; constants are given it at once."""
+    if g.is_constant(c):
+        return g.constant(g.value(c).reshape(shape), c)
+    size = math.prod(g.shapes[c])
+    return g.emit("Reshape", (c,), shape=tuple(size // -math.prod(shape) if d < 0 else d for d in shape))
+
+
+def emit_standardised(g: Draft, x: str, axes: tuple[int, ...], epsilon: float, centre: bool = True) -> tuple[str, ...]:
+    """(x - mean) / sqrt(mean of (x - mean)^2 + epsilon) over the axes, the mean and the root; without the mean, which
+    is then '', if not `centre`."""
+    shape, mean = g.shapes[x], ""
     small = reduced(shape, axes)
     if centre:
         mean = g.emit("ReduceMean", (x,), shape=small, axes=axes, keepdims=1)
@@ -176,12 +200,13 @@ def emit_standardised(g: Draft, x: str, axes: tuple[int, ...], epsilon: float, c
     square = g.emit("Pow", (x, g.constant(np.asarray(2.0, g.dtypes[x]), x)), shape=shape)
     var = g.emit("ReduceMean", (square,), shape=small, axes=axes, keepdims=1)
     var = g.emit("Add", (var, g.constant(np.float64(epsilon), x)), shape=small)
-    return g.emit("Div", (x, g.emit("Sqrt", (var,), shape=small)), shape=shape)
+    root = g.emit("Sqrt", (var,), shape=small)
+    return g.emit("Div", (x, root), shape=shape), mean, root
 
 
 def emit_scaled(g: Draft, x: str, scale: str, shift: str, name: str, shape: tuple[int, ...] | None = None) -> None:
-    """scale x + shift; either may be '', and constants are first brought to `shape`."""
-    factors = [g.constant(g.value(c).reshape(shape), c) if c and shape is not None else c for c in (scale, shift)]
+    """scale x + shift; either may be '', and both are first brought to `shape`."""
+    factors = [emit_shaped(g, c, shape) if c and shape is not None else c for c in (scale, shift)]
     if factors[0]:
         x = g.emit("Mul", (x, factors[0]), "" if factors[1] else name, g.shapes[name])
     if factors[1]:
@@ -192,18 +217,23 @@ def emit_scaled(g: Draft, x: str, scale: str, shift: str, name: str, shape: tupl
 
 @RULES.add("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(n: Raw, g: Draft) -> None:
-    if any(n.outputs[1:]):
+    """Outputs 1 and 2, where they are asked for, are the mean and one over the root."""
+    if any(n.outputs[1:]) and n.op != "LayerNormalization":
         raise Dynamic("statistics")
     x, rank = n.inputs[0], g.rank(n.inputs[0])
     axes = tuple(range(normal_axis(n.attrs.get("axis", -1), rank), rank))
-    x = emit_standardised(g, x, axes, n.attrs.get("epsilon", 1e-5), centre=n.op == "LayerNormalization")
+    centre = n.op == "LayerNormalization"
+    x, mean, root = emit_standardised(g, x, axes, n.attrs.get("epsilon", 1e-5), centre)
+    for kind, value, name in zip(("Identity", "Reciprocal"), (mean, root), n.outputs[1:]):
+        if name:
+            g.emit(kind, (value,), name)
     emit_scaled(g, x, n.input(1), n.input(2), n.outputs[0])
 
 
 @RULES.add("InstanceNormalization")
 def instance_normalization(n: Raw, g: Draft) -> None:
     x, rank = n.inputs[0], g.rank(n.inputs[0])
-    x = emit_standardised(g, x, tuple(range(2, rank)), n.attrs.get("epsilon", 1e-5))
+    x, *_ = emit_standardised(g, x, tuple(range(2, rank)), n.attrs.get("epsilon", 1e-5))
     emit_scaled(g, x, n.inputs[1], n.inputs[2], n.outputs[0], (-1,) + (1,) * (rank - 2))
 
 
@@ -212,11 +242,10 @@ def group_normalization(n: Raw, g: Draft) -> None:
     """Statistics over groups of channels; scale and bias per group before opset 21, per channel since."""
     x, y, groups = n.inputs[0], n.outputs[0], n.attrs["num_groups"]
     shape = g.shapes[x]
-    scale, shift = (g.value(i) for i in n.inputs[1:3])
-    if scale.size == groups:
-        scale, shift = (np.repeat(v, shape[1] // groups) for v in (scale, shift))
+    scale, shift = n.inputs[1:3]
+    if g.shapes[scale] == (groups,) != (shape[1],):
+        scale, shift = (g.constant(np.repeat(g.value(v), shape[1] // groups), v) for v in (scale, shift))
     x = g.emit("Reshape", (x,), shape=(shape[0], groups, math.prod(shape[1:]) // groups))
-    x = emit_standardised(g, x, (2,), n.attrs.get("epsilon", 1e-5))
+    x, *_ = emit_standardised(g, x, (2,), n.attrs.get("epsilon", 1e-5))
     x = g.emit("Reshape", (x,), shape=shape)
-    names = g.constant(scale, n.inputs[1]), g.constant(shift, n.inputs[2])
-    emit_scaled(g, x, *names, y, (-1,) + (1,) * (len(shape) - 2))
+    emit_scaled(g, x, scale, shift, y, (-1,) + (1,) * (len(shape) - 2))

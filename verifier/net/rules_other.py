@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import string
 from dataclasses import replace
 
 import numpy as np
@@ -175,4 +176,30 @@ def shape_of_values(n: Raw, g: Draft) -> None:
 
 @RULES.add("Einsum")
 def einsum(n: Raw, g: Draft) -> None:
-    g.emit("Einsum", n.inputs, n.outputs[0], equation="".join(n.attrs["equation"].split()))
+    """An ellipsis becomes letters of its own; an operand that it would repeat, along an axis of length 1, loses that
+    axis and its letter, which says the same."""
+    equation = "".join(n.attrs["equation"].split())
+    if "..." not in equation:
+        g.emit("Einsum", n.inputs, n.outputs[0], equation=equation)
+        return
+    left, arrow, y = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        y = "..." + "".join(sorted(c for c in set(left) - set(",.") if left.count(c) == 1))
+    hidden = [g.rank(x) - len(t.replace("...", "")) if "..." in t else 0 for t, x in zip(terms, n.inputs)]
+    letters = [c for c in string.ascii_letters if c not in equation][: max(hidden)]
+    inputs, lengths = [], dict.fromkeys(letters, 1)
+    for k, (t, x) in enumerate(zip(terms, n.inputs)):
+        terms[k] = t.replace("...", "".join(letters[len(letters) - hidden[k] :]))
+        for c, d in zip(terms[k], g.shapes[x]):
+            lengths[c] = max(lengths.get(c, 1), d)
+    for k, x in enumerate(n.inputs):
+        kept = [i for i, c in enumerate(terms[k]) if c not in letters or g.shapes[x][i] == lengths[c]]
+        if len(kept) < len(terms[k]):
+            shape = tuple(g.shapes[x][i] for i in kept)
+            terms[k] = "".join(terms[k][i] for i in kept)
+            x = g.constant(g.value(x).reshape(shape), x) if g.is_constant(x) else g.emit("Reshape", (x,), shape=shape)
+        inputs.append(x)
+    g.emit(
+        "Einsum", tuple(inputs), n.outputs[0], equation=",".join(terms) + "->" + y.replace("...", "".join(letters))
+    )

@@ -149,6 +149,7 @@ from verifier.net import rewrites_relus as relus
 from verifier.net import rewrites_shares as shares
 from verifier.net import (  # noqa: F401
     rules_affine,
+    rules_linear,
     rules_ml,
     rules_moves,
     rules_other,

@@ -9,9 +9,10 @@ bits proves nothing at the error bounds that the search uses.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def load(
     """
     with _stage("property", seconds):
         query = parse_property(prop)
+    model = _readable_twice(model)
     with _stage("model", seconds):
         network = load_network(model, box=input_box(query), config=config)
         check_supported(network)
@@ -205,10 +207,20 @@ def replay(
 def replayer(model: Model, prop: str | os.PathLike[str], config: ModelConfig | None = None) -> Replayer:
     """What runs the model in ONNX Runtime and judges by the property; whether there are bounds for it matters not."""
     query = parse_property(prop)
+    model = _readable_twice(model)
     network = load_network(model, box=input_box(query), config=config)
     if query.n_inputs != network.n_inputs or query.n_outputs != network.n_outputs:
         compile_problem(network, query)  # raises the error that says so
     return Replayer(lambda: _bytes(model, config), network, query)
+
+
+def _readable_twice(model: Model) -> Model:
+    """The model, or its bytes where its path is a pipe's, as a shell's `<(…)` is."""
+    if isinstance(model, (str, os.PathLike)):
+        with suppress(OSError, ValueError):  # the reader says better what is wrong with the path
+            if stat.S_ISFIFO(os.stat(model).st_mode):
+                return read_model_bytes(model)
+    return model
 
 
 def _bytes(model: Model, config: ModelConfig | None) -> bytes:

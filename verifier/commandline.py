@@ -29,7 +29,8 @@ class Parser(argparse.ArgumentParser):
         found, extra = self.parse_known_args(args, namespace)
         if extra:
             flag = next((word for word in extra if word.startswith("-")), extra[0])
-            hint = nearest(flag.partition("=")[0], self._option_string_actions)
+            name, known = flag.partition("=")[0], self._option_string_actions
+            hint = "" if name in known else nearest(name, known)
             self.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
         return found
 

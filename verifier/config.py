@@ -225,8 +225,8 @@ class Config(Group):
         basic=True,
         choices=("auto", "float32", "float64"),
     )
-    seed: int = setting(0, "seed of every random choice", basic=True, low=0)
-    threads: int = setting(0, "CPU threads; 0 uses what the system offers", basic=True, low=0)
+    seed: int = setting(0, "seed of every random choice", basic=True, low=0, high=1e18)
+    threads: int = setting(0, "CPU threads; 0 uses what the system offers", basic=True, low=0, high=1024)
     model: ModelConfig = field(default_factory=ModelConfig)
     bounds: BoundsConfig = field(default_factory=BoundsConfig)
     branching: BranchingConfig = field(default_factory=BranchingConfig)

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,12 @@ def test_compressed_files_are_read(verify, tmp_path):
         packed[-1].write_bytes(gzip.compress(Path(path).read_bytes()))
     assert verify(*packed).stdout == "unsat\n"
     assert verify(*(p.with_suffix("") for p in packed)).stdout == "unsat\n"  # named without .gz
+
+
+def test_pipes_are_read(verify):
+    line = '"${@:3}" <(cat "$1") <(cat "$2") -q'
+    done = subprocess.run(["bash", "-c", line, "bash", *verify.sat, *verify.argv], env=verify.env, capture_output=True)
+    assert done.stdout[:4] == b"sat\n" and done.stderr == b""
 
 
 def test_an_empty_box_is_unsat_and_says_so(verify, tmp_path):

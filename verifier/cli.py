@@ -169,7 +169,7 @@ def run(argv: list[str]) -> int:
             if args.end_with != os.getppid():
                 raise UsageError(f"--end-with {args.end_with}: this process was started by {os.getppid()}")
             guard.die_with(args.end_with)
-        places = _outputs(args)
+        places = outputs.result_and_record(args.results_file, args.json, (args.model, args.property))
         until = start + config.timeout - guard.margin(config.timeout)
         asked = Deadline(until - min(0.2, 0.1 * config.timeout))
         level = 0 if args.quiet else 2 if args.verbose else 1
@@ -181,16 +181,6 @@ def run(argv: list[str]) -> int:
             return _answer(guard.supervise(work, until, signals), args, places, config, start)
         finally:
             guard.end_children()
-
-
-def _outputs(args: argparse.Namespace) -> tuple[Output | None, Output | None]:
-    """Where the result and the record go, made ready. Raises UsageError where they are one place."""
-    result, record = (
-        outputs.output(f, (args.model, args.property)) if f else None for f in (args.results_file, args.json)
-    )
-    if result and record and result.place and result.place == record.place:
-        raise UsageError(f"--results-file {result.name} and --json {record.name} are one place; name two")
-    return result, record
 
 
 def _work(args: argparse.Namespace, config: Config, deadline: Deadline, progress: Progress) -> dict[str, Any]:
@@ -260,14 +250,15 @@ def check(argv: list[str]) -> int:
     """`verify check MODEL PROPERTY WITNESS`: prints valid or invalid; status 1 for invalid."""
     p = Parser(prog="verify check", description="Replays a counterexample in ONNX Runtime on the model's own file.")
     _add_files(p)
-    p.add_argument("witness", metavar="WITNESS", type=path, help="counterexample or result file, plain or .gz")
+    what = "counterexample or result file, plain or .gz; - is standard input"
+    p.add_argument("witness", metavar="WITNESS", type=path, help=what)
     _add_settings(p)
     args = p.parse_args(argv)
     config = _config(args)
     from verifier import api
     from verifier.evidence.witness import read
 
-    point = read(args.witness)
+    point = read("/dev/stdin" if args.witness == "-" else args.witness)
     judgement, wrong = api.replay(args.model, args.property, point.x, config)
     print(f"invalid: {wrong}" if wrong else "valid: the property holds at this point")
     if judgement and point.y is not None and not args.quiet and len(point.y) == len(judgement.y):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -26,13 +27,12 @@ class Parser(argparse.ArgumentParser):
         loud.add_argument(
             "-v", "--verbose", action="store_true", help="more progress; tracebacks of our bugs in a file"
         )
-        found, extra = self.parse_known_args(args, namespace)
-        if extra:
-            flag = next((word for word in extra if word.startswith("-")), extra[0])
-            name, known = flag.partition("=")[0], self._option_string_actions
-            hint = "" if name in known else nearest(name, known)
-            self.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
-        return found
+        args = sys.argv[1:] if args is None else list(args)
+        flags = args[: args.index("--")] if "--" in args else args
+        for flag in (word.partition("=")[0] for word in flags if word.startswith("--")):
+            if flag not in self._option_string_actions:  # before anything is said of what else is missing
+                self.error(f"unrecognized argument: {flag}{nearest(flag, self._option_string_actions)}")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")

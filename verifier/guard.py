@@ -237,13 +237,14 @@ def one_line(error: BaseException) -> str:
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Puts `text` at `path` in one step. What is no regular file (a terminal, a pipe, /dev/null) is just written to; so
-    is a file that cannot be replaced (mounted by itself, or in a folder of somebody else's).
+    """Puts `text` at `path` in one step, and makes its folder. What is no regular file (a terminal, a pipe) is just
+    written to; so is a file that cannot be replaced (mounted by itself, or in a folder of somebody else's).
     """
     place = Path(os.path.realpath(path))
     if place.exists() and not place.is_file():
         place.write_text(text, encoding="utf-8")
         return
+    place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f".{place.name[:200]}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as f:

@@ -70,6 +70,16 @@ def output(name: str, inputs: Iterable[str] = ()) -> Output:
     return Output(name, descriptor)
 
 
+def result_and_record(
+    results_file: str | None, record: str | None, inputs: Iterable[str]
+) -> tuple[Output | None, Output | None]:
+    """Where the result and the record go, those that are asked for, made ready; UsageError where they are one place."""
+    first, second = (output(name, inputs) if name else None for name in (results_file, record))
+    if first and second and first.place and first.place == second.place:
+        raise UsageError(f"--results-file {first.name} and --json {second.name} are one place; name two")
+    return first, second
+
+
 def _descriptor(name: str) -> int | None:
     """The open descriptor that `name` stands for, if any."""
     if name == "-":

@@ -115,5 +115,6 @@ def test_one_instance_in_cubes_ends_as_alone(cluster, tmp_path, above, verdict):
 
 def test_no_cluster_is_told_in_one_line(bench, tmp_path):
     folder = suite(tmp_path / "s", ["ok"])
-    status, _, err = bench(folder, "--out", tmp_path / "out", "--cluster", "nonsense://here")
-    assert status == 2 and "--cluster nonsense://here" in err and len(err.splitlines()) == 1
+    for address in ("nonsense://here", "local:0", "local:two"):
+        status, _, err = bench(folder, "--out", tmp_path / "out", "--cluster", address)
+        assert status == 2 and f"--cluster {address}: " in err and len(err.splitlines()) == 1

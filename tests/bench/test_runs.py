@@ -74,7 +74,7 @@ def test_pairs_named_by_patterns(bench, tmp_path):
         (["--filter", "("], "not a regular expression"),
         (["--filter", "nothing"], "matches no instance"),
         (["--set", "bounds.method=magic"], "bounds.method must be one of"),
-        (["--timout", "3"], "unrecognized arguments: --timout 3; did you mean '--timeout'?"),
+        (["--timout", "3"], "unrecognized argument: --timout; did you mean '--timeout'?"),
     ],
 )
 def test_mistakes_are_told_in_one_line(bench, tmp_path, words, says):

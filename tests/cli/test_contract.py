@@ -38,6 +38,7 @@ def test_sat_comes_with_its_counterexample_in_every_form(verify, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.txt"]
     checked = verify("check", *verify.sat, results)
     assert (checked.returncode, checked.stdout.split(":")[0]) == (0, "valid")
+    assert verify("check", *verify.sat, "-", "-q", input=done.stdout).stdout == checked.stdout
     point.x[:] = 0.5
     results.write_text(witness.render(point))
     checked = verify("check", *verify.sat, results)

@@ -61,7 +61,7 @@ def point(path, n=64, value=0.5):
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_a_picture_with_and_without_a_counterexample(tmp_path, capsys, ending):
-    out = tmp_path / f"picture.{ending}"
+    out = tmp_path / "new" / f"picture.{ending}"
     for words in ([], [point(tmp_path / "ce.gz")]):
         assert cli.main(["view", MODEL, PROPERTY, *words, "-o", str(out)]) == 0
         said = capsys.readouterr().out.splitlines()

@@ -104,6 +104,8 @@ class Cluster:
         kind, _, count = address.partition(":")
         try:
             if kind == "local":
+                if count and not (count.isdecimal() and int(count)):
+                    raise UsageError(f"--cluster {address}: expected local:N with a number N of workers")
                 workers = {"n_workers": int(count or os.cpu_count() or 1), "threads_per_worker": 1}
                 self.ours = distributed.LocalCluster(**workers, dashboard_address=None)
                 self.client = distributed.Client(self.ours, timeout=CONNECT)

@@ -215,6 +215,7 @@ def _bars(axes: Any, outputs: list[np.ndarray], names: Sequence[str]) -> None:
 
 def _save(fig: Any, out: str | os.PathLike[str]) -> None:
     try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         with plots.style():
             fig.savefig(out, dpi=150, facecolor="white")
     except OSError as e:

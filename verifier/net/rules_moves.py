@@ -250,9 +250,11 @@ def depth_to_space(n: Raw, g: Draft) -> None:
 
 @RULES.add("SpaceToDepth")
 def space_to_depth(n: Raw, g: Draft) -> None:
+    """The inverse: blocks of pixels become blocks of channels, before (DCR) or after them (CRD)."""
     b, c, h, w = g.shapes[n.inputs[0]]
     k = n.attrs["blocksize"]
-    emit_regroup(n, g, (b, c, h // k, k, w // k, k), (0, 3, 5, 1, 2, 4))
+    perm = (0, 3, 5, 1, 2, 4) if n.attrs.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    emit_regroup(n, g, (b, c, h // k, k, w // k, k), perm)
 
 
 def emit_regroup(n: Raw, g: Draft, split_shape: tuple[int, ...], perm: tuple[int, ...]) -> None:

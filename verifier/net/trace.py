@@ -13,7 +13,7 @@ to it that at least the outputs keep theirs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from verifier.net.attributes import not_understood
 from verifier.net.draft import Raw
 from verifier.net.graph import Shape
 from verifier.net.graph import Tensor as Place
@@ -112,10 +113,11 @@ def trace(
         raise ModelError("the graph has no outputs" if graph.node else "the graph is empty")
     refuse_odd_names(graph)
     nodes = live_nodes(graph, (*outputs, *keep))
-    refuse_unknown(nodes, opset, {o.domain: o.version for o in model.opset_import})
+    versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
+    refuse_unknown(nodes, opset, versions)
     weights = read_weights(graph, {i for n in nodes for i in reads(n)} | set(outputs))
     read = {i for n in nodes for i in reads(n)} | {*outputs, *keep}
-    t = Trace(inputs, outputs, [decode(n, opset, read) for n in nodes], opset, weights)
+    t = Trace(inputs, outputs, [decode(n, versions, read) for n in nodes], opset, weights)
     t.session, t.weights = open_session(model, nodes, inputs, weights)
     results = t.first_run(samples)
     for name, value in {**weights, **results}.items():
@@ -227,25 +229,28 @@ def is_text(name: Any) -> bool:
     return True
 
 
-def decode(n: onnx.NodeProto, opset: int, read: set[str]) -> Raw:
+def decode(n: onnx.NodeProto, versions: Mapping[str, int], read: set[str]) -> Raw:
     """A node with its attributes as Python values; absent ones get the default of the opset. Optional outputs that
-    nobody reads are none."""
+    nobody reads are none. `versions` are those of the domains, `read` the names that anything reads."""
     domain = "" if n.domain in ("", "ai.onnx") else n.domain
-    attrs, outputs = {}, tuple(n.output)
+    op = f"{domain}.{n.op_type}" if domain else n.op_type
+    outputs, unread = tuple(n.output), ""
     try:
-        schema = onnx.defs.get_schema(n.op_type, opset, domain)
+        given = {a.name: python_value(a) for a in n.attribute}
+    except (ValueError, TypeError, KeyError) as e:
+        raise ModelError(f"operator {n.op_type} {n.name!r}: an attribute cannot be read: {first_line(e)}") from None
+    defaults: dict[str, Any] = {}
+    try:
+        schema = onnx.defs.get_schema(n.op_type, versions.get(domain, 0), domain)
+    except onnx.defs.SchemaError:
+        pass  # an operator of another domain: ONNX Runtime decides
+    else:
         refuse_absent_inputs(n, schema)
         formal = [o.option == onnx.defs.OpSchema.FormalParameterOption.Optional for o in schema.outputs]
         outputs = tuple("" if o not in read and any(formal[k : k + 1]) else o for k, o in enumerate(outputs))
-        attrs = {k: python_value(a.default_value) for k, a in schema.attributes.items() if a.default_value.type}
-    except onnx.defs.SchemaError:
-        pass  # an operator of another domain: ONNX Runtime decides
-    try:
-        attrs.update((a.name, python_value(a)) for a in n.attribute)
-    except (ValueError, TypeError, KeyError) as e:
-        raise ModelError(f"operator {n.op_type} {n.name!r}: an attribute cannot be read: {first_line(e)}") from None
-    op = f"{domain}.{n.op_type}" if domain else n.op_type
-    return Raw(op, tuple(n.input), outputs, attrs, n.name)
+        defaults = {k: python_value(a.default_value) for k, a in schema.attributes.items() if a.default_value.type}
+        unread = not_understood(op, schema, given, defaults)
+    return Raw(op, tuple(n.input), outputs, {**defaults, **given}, n.name, unread)
 
 
 def refuse_absent_inputs(n: onnx.NodeProto, schema: Any) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpret import interpret
+from onnx import TensorProto
 from oracles import run_ort
 from tiny import kinds, model, node
 
@@ -41,7 +42,7 @@ def prop(tmp_path, ends, rows, outputs=1):
 
 def shapes(inputs, n, given=""):
     m = model(node("Concat", " ".join(inputs), axis=0), inputs) if len(inputs) > 1 else model(node("Relu", "x"), inputs)
-    found = load_network(m, box=None if n is None else unit(n), config=ModelConfig(given)).inputs
+    found = load_network(m, box=None if n is None else unit(n), config=ModelConfig(input_shapes=given)).inputs
     return [t.shape for t in found]
 
 
@@ -76,7 +77,7 @@ def test_a_dynamic_length_is_verified(tmp_path):
     path = prop(tmp_path, [(0, 1)] * 4, "(assert (>= Y_0 4))")
     with pytest.raises(ModelError, match="unknown dimensions"):
         api.verify(two, path)
-    assert str(api.verify(two, path, Config(model=ModelConfig("x=2,2"))).verdict) == "sat"
+    assert str(api.verify(two, path, Config(model=ModelConfig(input_shapes="x=2,2"))).verdict) == "sat"
 
 
 # --- the point of the run
@@ -166,4 +167,7 @@ def test_outputs_that_are_constants(tmp_path):
     path = prop(tmp_path, [(0, 1)] * 3, "(assert (or (and (>= Y_1 2.5)) (and (<= Y_1 3.5) (>= Y_2 0.5))))", 5)
     assert str(api.verify(model(n, {"x": (1, 3)}, outputs="y z"), path).verdict) == "sat"
     path = prop(tmp_path, [(0, 1)] * 3, "(assert (>= Y_1 3.5))", 2)
-    assert str(api.verify(model(n[0], {"x": (1, 3)}), path).verdict) == "unsat"
+    m = model(n[0], {"x": (1, 3)})
+    for elem in (TensorProto.FLOAT, TensorProto.INT32, TensorProto.BOOL):
+        m.graph.input[0].type.tensor_type.elem_type = elem
+        assert str(api.verify(m, path).verdict) == "unsat"

@@ -62,9 +62,7 @@ def pair(like: Node, c: Around, a: str, b: str, shape: tuple[int, ...], largest:
     return [d, r, c.make(like, "MaxJoin" if largest else "MinJoin", ends, shape)]
 
 
-def tree(
-    like: Node, c: Around, names: list[str], shape: tuple[int, ...], largest: bool
-) -> tuple[list[Node], str]:
+def tree(like: Node, c: Around, names: list[str], shape: tuple[int, ...], largest: bool) -> tuple[list[Node], str]:
     """The extreme of several tensors of one shape, neighbours first."""
     made: list[Node] = []
     while len(names) > 1:

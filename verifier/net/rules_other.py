@@ -200,6 +200,4 @@ def einsum(n: Raw, g: Draft) -> None:
             terms[k] = "".join(terms[k][i] for i in kept)
             x = g.constant(g.value(x).reshape(shape), x) if g.is_constant(x) else g.emit("Reshape", (x,), shape=shape)
         inputs.append(x)
-    g.emit(
-        "Einsum", tuple(inputs), n.outputs[0], equation=",".join(terms) + "->" + y.replace("...", "".join(letters))
-    )
+    g.emit("Einsum", tuple(inputs), n.outputs[0], equation=",".join(terms) + "->" + y.replace("...", "".join(letters)))

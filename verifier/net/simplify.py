@@ -216,11 +216,14 @@ def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, .
         elif name in g.values:
             bias = g.values.pop(name).astype(np.float64).reshape(-1)
             source = next((t for t in inputs if t.size), inputs[0])
-            flat = g.emit("Reshape", (source.name,), shape=(source.size,))
-            first = g.emit("Slice", (flat,), shape=(1,), axes=(0,), starts=(0,), ends=(1,), steps=(1,))
+            x = g.emit("Reshape", (source.name,), shape=(source.size,))
+            x = g.emit("Slice", (x,), shape=(1,), axes=(0,), starts=(0,), ends=(1,), steps=(1,))
+            if source.dtype.kind != "f":
+                x = g.emit_dtype("Cast", (x,), (1,), np.dtype(np.float64), to="float64")
             weight = g.constant(np.zeros((1, bias.size)), name)
-            y = g.emit_dtype("Linear", (first, weight, g.constant(bias, name)), (bias.size,), g.dtypes[name])
-            g.emit("Reshape", (y,), name)
+            x = g.emit_dtype("Linear", (x, weight, g.constant(bias, name)), (bias.size,), np.dtype(np.float64))
+            g.dtypes[name] = np.dtype(np.float64)
+            g.emit("Reshape", (x,), name)
         result.append(name)
     return tuple(result)
 

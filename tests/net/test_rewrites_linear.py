@@ -21,7 +21,7 @@ def reads(m, **options):
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
-@pytest.mark.parametrize("padding, corners", product(("zeros", "border", "reflection"), (0, 1)))
+@pytest.mark.parametrize("padding, corners", list(product(("zeros", "border", "reflection"), (0, 1))))
 def test_grids(mode, padding, corners):
     grid = rng.uniform(-2, 2, (2, 3, 4, 2)).astype(F)
     grid[0, 0] = [[-1, -1], [1, 1], [0, 0.5], [-0.5, 1 / 3]]
@@ -89,7 +89,7 @@ def test_entries_in_place():
         assert kinds(reads(m, rewrite=False)) == ["Pick"]
 
 
-@pytest.mark.parametrize("exclusive, reverse", product((0, 1), (0, 1)))
+@pytest.mark.parametrize("exclusive, reverse", list(product((0, 1), (0, 1))))
 def test_running_products(exclusive, reverse):
     m = model(node("CumProd", "x a", exclusive=exclusive, reverse=reverse), {"x": (2, 4)}, 26, a=np.array(1))
     m.ir_version = 11

@@ -118,3 +118,18 @@ def test_a_norm_that_may_be_zero():
     assert "Clip" not in kinds(check(model([*norm, node("Relu", "q", "y")], {"x": (3, 2)})))
     norm[1:] = [node("Add", "s k", "b"), node("Div", "x b", "q")]
     assert "Clip" in kinds(check(model([*norm, node("Sin", "q", "y")], {"x": (3, 2)}, k=F(1e-9))))
+
+
+@pytest.mark.parametrize("inverse", ["Pow", "Reciprocal", "Div"])
+def test_products_with_an_inverse_root(inverse):
+    """However 1 / sqrt is spelled; and once only."""
+    nodes = [node("Pow", "x two", "s"), node("ReduceMean", "s", "v", axes=[-1]), node("Add", "v eps", "e")]
+    if inverse == "Pow":
+        nodes.append(node("Pow", "e minus", "r"))
+    else:
+        nodes += [node("Sqrt", "e", "t"), node(inverse, "t" if inverse == "Reciprocal" else "one t", "r")]
+    turn = lambda x, y: node("Transpose", x, y, perm=[1, 0])
+    nodes += [node("Mul", "x r", "z"), node("Mul", "g z", "w"), turn("w", "u"), node("Sin", "u", "s1"), turn("s1", "y")]
+    weights = {"g": np.arange(4).astype(F), "minus": F(-0.5), "one": np.ones(1, F)}
+    (limit,) = limits(check(model(nodes, {"x": (3, 4)}, eps=F(1e-5), **CONSTANTS, **weights)))
+    assert 2 <= limit <= 2 * (1 + 1e-6)

@@ -31,16 +31,51 @@ ONE = 1 + 2.0**-40  # more than what the limit's few roundings in float64 lose
 def normalised(n: Node, c: Around) -> Nodes | None:
     """d / b clipped to the range that it has by the argument at the head of the file."""
     d, b = n.inputs
+    most = most_of(n, d, b, c)
+    if most is None:
+        return None
+    r = c.make(n, "Reciprocal", (b,), c.shape(b))
+    return clipped(n, d, r.name, most, c, [r])
+
+
+def normalised_product(n: Node, c: Around) -> Nodes | None:
+    """The same spelled d (1 / b) or d v^(-1/2), unless a Clip says it already."""
+    for d, inverse in (n.inputs, n.inputs[::-1]):
+        r = c.producer(inverse, "Reciprocal", "Pow")
+        if r is None or (r.kind == "Pow" and c.uniform(r.inputs[1]) != -0.5):
+            continue
+        most = most_of(n, d, r.inputs[0], c, rooted=r.kind == "Pow")
+        if most is None:
+            continue
+        return None if within(n.name, most, c) else clipped(n, d, inverse, most, c, [])
+    return None
+
+
+def within(name: str, most: float, c: Around) -> bool:
+    """Whether all readers of a tensor clip it to the range already, behind moves perhaps."""
+    readers = [m for m in c.by_name.values() if name in m.inputs]
+    moved = ("Reshape", "Transpose", "Identity")
+    return bool(readers) and all(
+        m.attrs["max"] <= most if m.kind == "Clip" else m.kind in moved and within(m.name, most, c) for m in readers
+    )
+
+
+def clipped(n: Node, d: str, inverse: str, most: float, c: Around, made: list[Node]) -> Nodes:
+    q = c.make(n, "Mul", (d, inverse), n.shape)
+    return [*made, q, become(n, "Clip", (q.name,), {"min": -most, "max": most})]
+
+
+def most_of(n: Node, d: str, b: str, c: Around, rooted: bool = False) -> float | None:
+    """What no entry of |d / b| exceeds (`rooted`: of |d / sqrt(b)|), rounded up to a number of float32."""
     if n.dtype.kind != "f" or c.value(d) is not None or c.value(b) is not None or c.shape(d) != n.shape or not c.room:
         return None
     total = below(b, c)
-    limit = None if total is None else largest_share(d, total.node, c)
+    if total is None:
+        return None
+    limit = root_share(d, total, c) if rooted else largest_share(d, total.node, c)
     if limit is None or not (limit.positive or total.positive or passes_undefined(n.name, c)):
         return None
-    most = float(np.nextafter(np.float32(limit.most * ONE), np.float32(np.inf)))
-    r = c.make(n, "Reciprocal", (b,), c.shape(b))
-    q = c.make(n, "Mul", (d, r.name), n.shape)
-    return [r, q, become(n, "Clip", (q.name,), {"min": -most, "max": most})]
+    return float(np.nextafter(np.float32(limit.most * ONE), np.float32(np.inf)))
 
 
 class Limit(NamedTuple):
@@ -56,8 +91,11 @@ def largest_share(d: str, total: Node, c: Around) -> Limit | None:
         most = sums(total, d, "Abs", c)
         return None if most is None else Limit(most, False)
     inner = below(total.inputs[0], c)
-    if inner is None:
-        return None
+    return None if inner is None else root_share(d, inner, c)
+
+
+def root_share(d: str, inner: Below, c: Around) -> Limit | None:
+    """The limit for b >= sqrt(inner), if `inner` is seen to be a sum or mean of squares of d."""
     centred = mean_of(d, c)
     if inner.node.kind == "Sub":  # the mean of squares less the square of the mean
         axes = None if centred is None else variance(inner.node, *centred, c)
@@ -143,4 +181,4 @@ def count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
     return math.prod(shape[a] for a in axes)
 
 
-RULES: dict[str, tuple[Local, ...]] = {"Div": (normalised,)}
+RULES: dict[str, tuple[Local, ...]] = {"Div": (normalised,), "Mul": (normalised_product,)}

@@ -1,8 +1,19 @@
-"""`python -m verifier` is the command `verify`."""
+"""`python -m verifier`, which is the command `verify`."""
 
+import signal
 import sys
 
-from verifier.cli import main
+
+def main() -> int:
+    """The command; Ctrl-C while its modules are still being loaded ends it without a traceback."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from verifier.cli import main as command
+
+    signal.signal(signal.SIGINT, before)
+    return command()
+
 
 if __name__ == "__main__":
     sys.exit(main())

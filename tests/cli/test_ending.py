@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -54,6 +55,25 @@ def test_a_signal_is_answered_at_once(verify, tmp_path, number, verdict, after):
     assert time.time() - sent < 1.0
     assert (run.returncode, out, err) == (0, verdict + "\n", "")
     assert results.read_text() == verdict + "\n"
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "verifier.outputs":
+            os.kill(os.getpid(), signal.SIGINT)
+            [None for _ in range(10**8)]
+sys.meta_path.insert(0, Interrupting())
+from verifier.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_while_modules_are_loaded_leaves_no_traceback(verify):
+    words = [sys.executable, "-c", INTERRUPTED, "explain", *verify.unsat]
+    done = subprocess.run(words, env=verify.env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_a_hangup_that_is_ignored_stays_ignored(verify):

@@ -202,6 +202,15 @@ def quantised(op: str) -> list[Example]:
     return found
 
 
+def quantised_by_range(output: int) -> list[Example]:
+    """Scale and zero point from the input's own range; one of the three results."""
+    names = ["q", "s", "z"]
+    nodes = [helper.make_node("DynamicQuantizeLinear", ["x"], names)]
+    nodes.append(helper.make_node("Cast", [names[output]], ["f"], to=TensorProto.FLOAT))
+    nodes.append(helper.make_node("Mul", ["f", "c"], ["y"]))
+    return [graph("DynamicQuantizeLinear", nodes, {"x": (2, 3), "c": np.array(0.01, F)}, low=low) for low in (-2, 0.5)]
+
+
 def tops(largest: int) -> list[Example]:
     nodes = [helper.make_node("TopK", ["x", "k"], ["y", "i"], axis=1, largest=largest)]
     nodes.append(helper.make_node("Cast", ["i"], ["z"], to=TensorProto.FLOAT))
@@ -501,6 +510,9 @@ TABLE = {
         for t in (TensorProto.INT64, TensorProto.DOUBLE, TensorProto.BOOL)
     ],
     "QuantizeLinear": lambda: quantised("QuantizeLinear"),
+    "DynamicQuantizeLinear": lambda: quantised_by_range(0),
+    "DynamicQuantizeLinear:1": lambda: quantised_by_range(1),
+    "DynamicQuantizeLinear:2": lambda: quantised_by_range(2),
     "DequantizeLinear": lambda: quantised("DequantizeLinear"),
     "GatherDynamic": gathers_by_value,
     "SliceDynamic": slices_by_value,

@@ -89,7 +89,8 @@ Vanish: Identity, Dropout, Constant, and Shape, Size, ConstantOfShape, Range, Ey
 Rewritten into others: DepthToSpace, SpaceToDepth (Reshape, Transpose, Reshape), Trilu (Mul by a constant mask),
 LayerNormalization, InstanceNormalization, GroupNormalization, RMSNormalization, LpNormalization (ReduceMean, Sub, Mul,
 Sqrt, Div, …), Gemm with two variable matrices (MatMul, Add), LSTM, GRU, RNN (Linear, Sigmoid, Tanh, Mul, … for every
-step).
+step), MatMulInteger, ConvInteger, QLinearMatMul, QLinearConv (Cast, Sub, Linear or Conv, Mul, QuantizeLinear with the
+attribute `jitter`).
 
 Rewrites. What stands above is the normal form of each operator by itself; with `rewrite` (the default) nodes are then
 merged and replaced, exactly in real arithmetic, each rewrite saying why. What follows holds afterwards:
@@ -154,6 +155,7 @@ from verifier.net import (  # noqa: F401
     rules_moves,
     rules_other,
     rules_pools,
+    rules_quantize,
     rules_recurrent,
     rules_resize,
     rules_trees,

@@ -81,8 +81,9 @@ class Site:
         value = np.array(self.constants[i])  # a copy: ONNX hands out read-only views
         if value.dtype.kind == "b":
             return torch.from_numpy(value).to(self.device)
-        if value.dtype.kind in "iu":
+        if value.dtype.name.startswith(("int", "uint")):
             return torch.from_numpy(value.astype(np.int64)).to(self.device)
+        value = value.astype(np.float32) if value.dtype.kind not in "fc" else value  # bfloat16 and narrower ones
         return torch.from_numpy(value).to(self.device, self.dtype)
 
     def whole(self, i: int) -> Tensor:

@@ -8,7 +8,9 @@ Stairs: at (k - c) unit the value goes from k - 1 to k, for every whole k (c = 0
 which of the two the jump itself takes does not matter, both are limits). The jumps inside [l, u] are those into f(l) +
 1, …, f(u). Lower lines meet the lower ends (k - c) unit, k - 1, upper lines the upper ends; both lie on a line, so f -
 s x over them is extreme at the first or the last. Those and the ends l, u are all the corners that an envelope can
-have. For numbers so large that k + 1 is not a number the rounding of k is below eps |f|, which the slack covers.
+have. For numbers so large that k + 1 is not a number the rounding of k is below eps |f|, which the slack covers. Where
+the runtime's own rounding decides on which side of a step x falls (`jitter`, relative to |x|), a step may be anywhere
+that far around its place, which costs |s x| jitter.
 
 Symbols: l, u, s: (N, *shape), elementwise.
 """
@@ -36,6 +38,7 @@ class Stairs(Pointwise):
     integers = "keep"
 
     rounds = 4
+    jitter = 0.0
     unit: float | Tensor = 1.0
     lag: float = 0.0
 
@@ -43,12 +46,17 @@ class Stairs(Pointwise):
         """Straight through: the gradient of the line that the stairs climb along."""
         return straight_through(x / self.unit, self.forward(x))
 
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.jitter = float(site.attrs.get("jitter", 0.0))
+        self.drift = Stairs.drift + self.jitter / torch.finfo(site.dtype).eps
+
     def below(self, x: Tensor) -> Tensor:
         """The least that f(x) may be in real arithmetic."""
-        return self.f(x)
+        return self.f(x - self.jitter * x.abs()) if self.jitter else self.f(x)
 
     def above(self, x: Tensor) -> Tensor:
-        return self.f(x)
+        return self.f(x + self.jitter * x.abs()) if self.jitter else self.f(x)
 
     def _range(self, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         return self.below(l), self.above(u)

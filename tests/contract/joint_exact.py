@@ -111,6 +111,8 @@ JOINT: dict[str, Callable[..., Reference]] = {
 TRUTH = Range(0, 1, True)
 RANGES: dict[str, tuple[Range, ...]] = {
     **dict.fromkeys(("And", "Or", "Xor"), (TRUTH, TRUTH)),
+    **dict.fromkeys(("BitwiseAnd", "BitwiseOr", "BitwiseXor"), (Range(-300, 300, True), Range(-300, 300, True))),
+    "BitShift": (Range(0, 255, True), Range(0, 9, True)),
     "OneHot": (Range(-6, 6, True),),
     "Lookup": (Range(-3, 9, True),),
     **dict.fromkeys(("GatherDynamic", "GatherElementsDynamic", "GatherNDDynamic"), (Range(), Range(-6, 6, True))),

@@ -116,6 +116,20 @@ def logic(op: str) -> list[Example]:
     return [graph(op, nodes, {"a": (2, 3), "b": (3,), "zero": np.zeros(1, F)})]
 
 
+def bits(op: str, to: int, opset=18, low=-50.0, high=50.0, **attrs) -> list[Example]:
+    """A node on integers, made of and made numbers by Casts: with two variables, with a constant on either side."""
+    number = helper.tensor_dtype_to_np_dtype(to)
+    found = []
+    right, left = np.array([3, 1, 2], number), np.array([[7], [1]], number)
+    for pair in ({"a": (2, 3), "b": (3,)}, {"a": (2, 3), "k": right}, {"k": left, "b": (2, 3)}):
+        names = [n if n == "k" else n + "_int" for n in pair]
+        nodes = [helper.make_node("Cast", [n], [n + "_int"], to=to) for n in pair if n != "k"]
+        nodes.append(helper.make_node(op, names, ["c"], **attrs))
+        nodes.append(helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT))
+        found.append(graph(op, nodes, pair, "y", opset, low, high))
+    return found
+
+
 def to_float(op: str, inputs: Inputs, opset=17, low=-2.0, high=2.0, **attrs) -> Example:
     """A single node whose result (truth values, integers) a Cast makes numbers."""
     node = helper.make_node(op, list(inputs), ["c"], **attrs)

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 from onnx import TensorProto, helper
-from sites import Example, F, chain, comparison, graph, i64, internal, logic, one, to_float, w
+from sites import Example, F, bits, chain, comparison, graph, i64, internal, logic, one, to_float, w
 
 
 def embedding(base: np.ndarray) -> Example:
@@ -432,6 +432,12 @@ TABLE = {
     ],
     **{op: (lambda op=op: comparison(op)) for op in ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual")},
     **{op: (lambda op=op: logic(op)) for op in ("And", "Or", "Xor")},
+    **{op: (lambda op=op: bits(op, TensorProto.INT32)) for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")},
+    "BitShift": lambda: [
+        e
+        for d in ("LEFT", "RIGHT")
+        for e in bits("BitShift", TensorProto.UINT8, opset=11, low=0, high=4, direction=d)
+    ],
     "Add": lambda: broadcasts("Add"),
     "Sub": lambda: broadcasts("Sub"),
     "Mul": lambda: broadcasts("Mul"),

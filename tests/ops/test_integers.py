@@ -29,6 +29,13 @@ OPS = {
     "CumSum": (("a", "axis"), {}),
     "Div": (("a", "m"), {}),
     "Max": (("a", "b"), {}),
+    "BitwiseAnd": (("a", "b"), {}),
+    "BitwiseOr": (("a", "m"), {}),
+    "BitwiseXor": (("a", "b"), {}),
+    "BitwiseNot": (("a",), {}),
+    "BitShift:LEFT": (("a", "k"), {"direction": "LEFT"}),
+    "BitShift:RIGHT": (("a", "k"), {"direction": "RIGHT"}),
+    "BitShift:BY": (("m", "b"), {"direction": "RIGHT"}),
 }
 
 
@@ -41,6 +48,7 @@ def model(op: str, dtype: str) -> onnx.ModelProto | None:
     elem = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     inputs, attrs = OPS[op]
     nodes = [helper.make_node("Cast", [f"{n}x"], [n], to=elem) for n in "ab"]
+    op, shifts = op.partition(":")[0], np.array([1, 0, 3], dtype)
     nodes += [helper.make_node(op, list(inputs), ["c"], **attrs), helper.make_node("Cast", ["c"], ["y"], to=11)]
     m = np.array([[3, 100, 2], [7, 1, 90], [120, 4, 5]] if op == "MatMul" else [[3, 100, 2], [7, 1, 90]])
     graph = helper.make_graph(
@@ -48,9 +56,10 @@ def model(op: str, dtype: str) -> onnx.ModelProto | None:
         "g",
         [helper.make_tensor_value_info(f"{n}x", 11, (2, 3)) for n in "ab"],
         [onnx.ValueInfoProto(name="y")],
-        [numpy_helper.from_array(m.astype(dtype), "m"), numpy_helper.from_array(np.array(1), "axis")],
+        [numpy_helper.from_array(v, k) for k, v in (("m", m.astype(dtype)), ("axis", np.array(1)), ("k", shifts))],
     )
-    found = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    opset = 28 if op == "BitShift" else 18  # of signed numbers from 28 on
+    found = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=11)
     try:
         ort.InferenceSession(found.SerializeToString(), providers=["CPUExecutionProvider"])
     except Exception:

@@ -201,3 +201,11 @@ def einsum(n: Raw, g: Draft) -> None:
             x = g.constant(g.value(x).reshape(shape), x) if g.is_constant(x) else g.emit("Reshape", (x,), shape=shape)
         inputs.append(x)
     g.emit("Einsum", tuple(inputs), n.outputs[0], equation=",".join(terms) + "->" + y.replace("...", "".join(letters)))
+
+
+@RULES.add("BitwiseNot")
+def bitwise_not(n: Raw, g: Draft) -> None:
+    """-1 - x, or of unsigned numbers the greatest of them less x."""
+    x, info = n.inputs[0], np.iinfo(g.dtypes[n.inputs[0]])
+    ones = g.constant(np.asarray(info.max if info.min == 0 else -1, g.dtypes[x]), x)
+    g.emit("Sub", (ones, x), n.outputs[0])

@@ -29,6 +29,7 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
   Equal Less Greater     a, b                likewise; also LessOrEqual GreaterOrEqual And Or Xor, and Not with one
                                              input. Of two floats that both depend on x, an order is that of their
                                              difference and 0
+  BitwiseAnd BitwiseOr   a, b                integers; also BitwiseXor, and BitShift (direction). BitwiseNot becomes Sub
   Where                  condition, a, b     broadcasting
   Relu Sigmoid Tanh Sin  x                   no attributes; likewise Cos Tan Exp Log Sqrt Reciprocal Abs Neg Sign
                                              Floor Ceil Round Erf Softplus Softsign HardSwish Mish Asin Acos Atan
@@ -86,7 +87,9 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
                                              TreeEnsembleClassifier of ai.onnx.ml
 
 Vanish: Identity, Dropout, Constant, and Shape, Size, ConstantOfShape, Range, EyeLike, … where they are constant.
-Rewritten into others: DepthToSpace, SpaceToDepth (Reshape, Transpose, Reshape), Trilu (Mul by a constant mask),
+Rewritten into others: DepthToSpace, SpaceToDepth (Reshape, Transpose, Reshape), Trilu (Mul by a constant mask), LRN,
+LpPool and GlobalLpPool (Pow, Conv, MatMul, ReduceSum, Sqrt, …), GridSample at a constant grid (Pick, Mul, Add), DFT and
+STFT (Linear), Col2Im and MaxUnpool (Place), ReverseSequence (Pick), CumProd and Det (Slice, Gather, Mul, Add, Sub),
 LayerNormalization, InstanceNormalization, GroupNormalization, RMSNormalization, LpNormalization (ReduceMean, Sub, Mul,
 Sqrt, Div, …), Gemm with two variable matrices (MatMul, Add), LSTM, GRU, RNN (Linear, Sigmoid, Tanh, Mul, … for every
 step), MatMulInteger, ConvInteger, QLinearMatMul, QLinearConv (Cast, Sub, Linear or Conv, Mul, QuantizeLinear with the

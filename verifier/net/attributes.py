@@ -21,20 +21,22 @@ NEWEST = 28  # the version of ONNX whose operators these are
 
 # Operators that share a list of attributes, a colon, the list; further lines are indented.
 TABLE = """
-Abs Acos Acosh Add And Asin Asinh Atan Atanh Ceil Cos Cosh Det Div Equal Erf Exp Expand Floor GlobalAveragePool
-  GlobalMaxPool Greater GreaterOrEqual HardSwish Identity IsNaN Less LessOrEqual Log MatMul Max Mean Min Mish Mul Neg
-  NonZero Not Or PRelu Pow Range Reciprocal Relu Round Sigmoid Sign Sin Sinh Size Softplus Softsign Sqrt Sub Sum Tan
-  Tanh Tile Where Xor ai.onnx.ml.ArrayFeatureExtractor:
+Abs Acos Acosh Add And Asin Asinh Atan Atanh BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Cos Cosh Det Div
+  DynamicQuantizeLinear Equal Erf Exp Expand Floor GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSwish
+  Identity IsNaN Less LessOrEqual Log MatMul MatMulInteger Max Mean Min Mish Mul Neg NonZero Not Or PRelu Pow
+  QLinearMatMul Range Reciprocal Relu Round Sigmoid Sign Sin Sinh Size Softplus Softsign Sqrt Sub Sum Tan Tanh Tile
+  Where Xor ai.onnx.ml.ArrayFeatureExtractor:
 ArgMax ArgMin: axis keepdims select_last_index
 AveragePool: auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides
 BatchNormalization: epsilon momentum spatial training_mode
+BitShift: direction
 Cast: round_mode saturate to
 CastLike: round_mode saturate
 Celu Elu LeakyRelu Swish ThresholdedRelu: alpha
 Clip: max min
 Compress Concat Flatten Gather GatherElements Hardmax LogSoftmax OneHot Scatter Softmax: axis
 ConstantOfShape: value
-Conv: auto_pad dilations group kernel_shape pads strides
+Conv ConvInteger QLinearConv: auto_pad dilations group kernel_shape pads strides
 ConvTranspose: auto_pad dilations group kernel_shape output_padding output_shape pads strides
 CumProd CumSum: exclusive reverse
 Col2Im: dilations pads strides

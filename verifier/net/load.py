@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from verifier.config import ModelConfig
+from verifier.foreign import is_property, recognised
 from verifier.net.control import Look, flatten
 from verifier.net.cut import cut, refuse_outputs
 from verifier.net.draft import RULES, UNREAD, WHY, Draft
@@ -21,9 +22,11 @@ from verifier.net.functions import inline_bodies
 from verifier.net.graph import Network, Node
 from verifier.net.inputs import InputBox, as_fixed, fixed_inputs, input_places, probes, samples, with_constants
 from verifier.net.lookup import look_up
+from verifier.net.old import as_new
 from verifier.net.runtime import first_line
 from verifier.net.simplify import simplify
 from verifier.net.trace import RANDOM, trace
+from verifier.net.weights import with_dense_weights
 from verifier.ops import OPS
 from verifier.result import FileError, ModelError, UnsupportedError, UsageError, VerifierError
 
@@ -120,10 +123,11 @@ def parse(data: Any, name: str, outputs: str = "") -> Any:
     import onnx
 
     if isinstance(data, bytes):
+        refuse_foreign(data)
         try:
             model = onnx.load_model_from_string(data)
         except Exception as e:
-            raise ModelError(f"not an ONNX file ({first_line(e)})") from None
+            raise ModelError(f"not an ONNX file, or one that is truncated or damaged ({first_line(e)})") from None
     else:
         model = data
     if not model.HasField("graph"):
@@ -134,7 +138,17 @@ def parse(data: Any, name: str, outputs: str = "") -> Any:
         from onnx.inliner import inline_local_functions
 
         model = inline_local_functions(model)
+    model = with_dense_weights(model)
     return cut(model, outputs) if outputs else model
+
+
+def refuse_foreign(data: bytes) -> None:
+    """Raises ModelError for files of other kinds that are given for a model by mistake."""
+    if is_property(data):
+        raise ModelError("not an ONNX file but a VNN-LIB property: give the model first, then the property")
+    what = recognised(data) if data else "an empty file: it may not have been written or copied to its end"
+    if what:
+        raise ModelError(f"not an ONNX file but {what}")
 
 
 def with_external_data(model: Any, name: str, copy: bool) -> Any:
@@ -174,6 +188,7 @@ def build(
         raise ModelError("the model has no inputs")
     fixed = fixed_inputs(inputs, box)
     free, tried = tuple(p for p in inputs if p.name not in fixed), samples(inputs, fixed, box)
+    model = as_new(model, samples(inputs, {}, box))
     model = one_graph(with_constants(model, fixed), lambda part: trace(part, free, tried), keep)
     t = trace(model, free, tried, keep)
     refuse_outputs(t.outputs, {o: raw.inputs for raw in t.raws for o in raw.outputs}, t.dtypes)

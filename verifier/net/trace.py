@@ -28,6 +28,7 @@ from verifier.net.graph import Tensor as Place
 from verifier.net.inputs import MAX_ENTRIES, checked_dims
 from verifier.net.nested import reads
 from verifier.net.runtime import Tensors, element_type, first_line, is_number, run_session, session_of
+from verifier.net.weights import read_weights, refuse_not_finite
 from verifier.result import ModelError, UnsupportedError
 
 MAX_TOTAL = 2**31  # of all tensors together, which the run holds at once
@@ -127,6 +128,7 @@ def trace(
         if shape_is_open(t, raw, t.open_shapes):
             t.open_shapes.update(o for o in raw.outputs if o)
         mark_constants(t, raw, results, t.open_shapes)
+    refuse_not_finite(t.raws, t.values, {i.name for i in graph.initializer})
     return t
 
 
@@ -195,19 +197,6 @@ def refuse_unknown(nodes: list[onnx.NodeProto], opset: int, domains: dict[str, i
             reasons.append(why)
     if unknown:
         raise UnsupportedError("model", unknown, reasons)
-
-
-def read_weights(graph: onnx.GraphProto, used: set[str]) -> Tensors:
-    """The initializers that are used, as arrays."""
-    weights = {}
-    for tensor in graph.initializer:
-        if tensor.name in used:
-            checked_dims(tensor.name, tensor.dims)
-            try:
-                weights[tensor.name] = numpy_helper.to_array(tensor)
-            except Exception as e:
-                raise ModelError(f"weight {tensor.name!r} cannot be read: {first_line(e)}") from None
-    return weights
 
 
 def refuse_odd_names(graph: onnx.GraphProto) -> None:

@@ -12,6 +12,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+from verifier.foreign import is_onnx, recognised
 from verifier.result import FileError, PropertyError
 from verifier.spec import fast
 from verifier.spec.normal import assemble
@@ -33,6 +34,9 @@ def parse_property(path: str | os.PathLike[str]) -> Query:
 def parse_bytes(data: bytes, source: str = "<property>") -> Query:
     """As `parse_property`, from the unpacked text as bytes; `source` is the name for messages."""
     data = data.removeprefix(b"\xef\xbb\xbf")
+    what = "an ONNX model: give the model first, then the property" if is_onnx(data) else recognised(data)
+    if what:
+        raise PropertyError(f"expected a VNN-LIB property, found {what}", f"{source}:1:1")
     text = None if data.isascii() else _decode(data, source)
     parts = fast.read(data)
     if parts is None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from verifier.net.graph import Network
 from verifier.net.inputs import InputBox
 from verifier.net.load import check_supported, load_network, parse, read_model_bytes
 from verifier.problem import Problem, compile_problem
-from verifier.result import Result, Undecided, Verdict
+from verifier.result import Result, Undecided, UnsupportedError, Verdict
 from verifier.spec.evaluate import Reading
 from verifier.spec.parse import parse_property
 from verifier.spec.query import Query
@@ -47,6 +48,14 @@ class Loaded:
     query: Query
     problem: Problem
     replayer: Replayer
+    reread: Callable[[Mapping[str, str]], Network]  # with these nodes left to ONNX Runtime
+
+    def without(self, nodes: Mapping[str, str]) -> Loaded:
+        """The same with nodes that cannot be run here left to ONNX Runtime: no bounds, but attacks. Their names, and
+        what is wrong with them."""
+        network = self.reread(nodes)
+        check_supported(network)
+        return replace(self, network=network, problem=compile_problem(network, self.query))
 
 
 def load(
@@ -58,13 +67,14 @@ def load(
     with _stage("property", seconds):
         query = parse_property(prop)
     model = _readable_twice(model)
+    reread = partial(load_network, model, (), True, input_box(query), config)
     with _stage("model", seconds):
-        network = load_network(model, box=input_box(query), config=config)
+        network = reread({})
         check_supported(network)
     with _stage("problem", seconds):
         problem = compile_problem(network, query)
     # The bytes are read again on the first candidate: most proofs never need them.
-    return Loaded(network, query, problem, Replayer(lambda: _bytes(model, config), network, query))
+    return Loaded(network, query, problem, Replayer(lambda: _bytes(model, config), network, query), reread)
 
 
 def input_box(query: Query) -> InputBox:
@@ -154,7 +164,7 @@ def search(
         return Result(Verdict.UNSAT, _why_nothing_to_search(loaded.query), seconds=seconds)
     lines: tuple[str, ...] = ()
     try:
-        plan, config = prepare(problem, config, seconds)
+        problem, plan, config = planned(loaded, config, seconds)
         lines = tuple(plan.lines())
         on_event(Event("plan", "made", {"lines": lines, "device": config.device}))
         if deadline.passed():
@@ -177,12 +187,22 @@ def search(
     return Result(outcome.verdict, outcome.reason, outcome.witness, {**seconds, **outcome.seconds}, stats, lines)
 
 
-def make_plan(loaded: Loaded, config: Config) -> tuple[str, ...]:
-    """What `verify` would do, in words."""
+def planned(loaded: Loaded, config: Config, seconds: dict[str, float]) -> tuple[Problem, Plan, Config]:
+    """`prepare`, and the problem that the plan is for: where operators turn out not to fit where they stand, the one in
+    which ONNX Runtime computes them."""
+    try:
+        return loaded.problem, *prepare(loaded.problem, config, seconds)
+    except UnsupportedError as e:
+        problem = loaded.without({name: why for (name, *_), why in zip(e.nodes, e.why)}).problem
+        return problem, *prepare(problem, config, seconds)
+
+
+def make_plan(loaded: Loaded, config: Config) -> tuple[Problem, tuple[str, ...]]:
+    """The problem that `verify` would search, and what it would do, in words."""
     if not len(loaded.problem.lower):
-        return (f"nothing to search: {_why_nothing_to_search(loaded.query)}",)
-    plan, _ = prepare(loaded.problem, config, {})
-    return tuple(plan.lines())
+        return loaded.problem, (f"nothing to search: {_why_nothing_to_search(loaded.query)}",)
+    problem, plan, _ = planned(loaded, config, {})
+    return problem, tuple(plan.lines())
 
 
 def replay(

@@ -41,13 +41,13 @@ def lines(model: str | os.PathLike[str], prop: str | os.PathLike[str], config: C
     yield from _query(loaded.query, loaded.problem)
     yield "plan"
     try:
-        planned = api.make_plan(loaded, config)
+        problem, planned = api.make_plan(loaded, config)
     except UnsupportedError as error:
         yield from _unknown(error)
         raise
     for line in planned:
         yield f"  {line}"
-    yield from _without_bounds(loaded.problem)
+    yield from _without_bounds(problem)
 
 
 def _network(network: Network) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _without_bounds(problem: Problem) -> Iterator[str]:
         yield "missing"
     for step in steps:
         node = step.node
-        yield f"  no bounds       {node.kind} at {node.origin or node.name} {_shape(node.shape)}: {step.op.lacks}"
+        yield f"  no bounds       {node.operator} at {node.origin or node.name} {_shape(node.shape)}: {step.op.lacks}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -342,6 +342,18 @@ def pasted() -> list[Example]:
     return [graph("Lookup", nodes, {"x": (2, 6), "i": (1,), **fixed}, low=0, high=8)]
 
 
+def unknown() -> list[Example]:
+    """What is counted where, of which only ONNX Runtime knows how many there are; and an operator of its own."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["places"]),
+        helper.make_node("Cast", ["places"], ["p"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["p"], ["s"], keepdims=1),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "s"], ["y"]),
+    ]
+    return [graph("Opaque", nodes, {"x": (2, 3), "w": np.ones((3, 2), F)})]
+
+
 def ensembles() -> list[Example]:
     """Two trees that share a cut, and a leaf alone; both kinds of cuts."""
     found = []
@@ -526,6 +538,7 @@ TABLE = {
     "ExpandDynamic": lambda: shapes_by_value("Expand"),
     "ConstantOfShapeDynamic": lambda: shapes_by_value("ConstantOfShape"),
     "Lookup": pasted,
+    "Opaque": unknown,
     "Trees": ensembles,
     "ShapeDynamic": lambda: shapes_of_cuts("Shape"),
     "SizeDynamic": lambda: shapes_of_cuts("Size"),

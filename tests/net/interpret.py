@@ -129,6 +129,12 @@ def lookup(n: Node, *v: np.ndarray) -> np.ndarray:
     return piece.results[piece.at(tuple(int(e) for a in v for e in a.ravel()))]
 
 
+def outside(n: Node, *v: np.ndarray) -> np.ndarray:
+    piece = n.attrs["piece"]
+    kinds = [helper.tensor_dtype_to_np_dtype(kind) for _, _, kind in piece.inputs]
+    return piece.run([x.astype(kind) for x, kind in zip(v, kinds)])
+
+
 def trees(n: Node, x: np.ndarray) -> np.ndarray:
     """Every row down every tree, one by one."""
     a, found = n.attrs, []
@@ -181,6 +187,7 @@ RULES = {
     "CumSum": cumsum,
     "LeakyRelu": lambda n, x: np.where(x > 0, x, n.attrs["alpha"] * x),
     "Lookup": lookup,
+    "Opaque": outside,
     "Trees": trees,
     "TopK": lambda n, x: -np.sort(-x, n.attrs["axis"]).take(range(n.attrs["k"]), n.attrs["axis"]),
     "TopK:1": lambda n, x: np.argsort(-x, n.attrs["axis"], "stable").take(range(n.attrs["k"]), n.attrs["axis"]),

@@ -287,7 +287,9 @@ def conquer(
         result = api.decide(loaded, config, listener, deadline, seconds)
         return {"verdict": str(result.verdict), "reason": result.reason, "seconds": seconds, "stats": {}, "plan": []}
     engine = Cluster(address, config, ahead=1)
-    plan, settled = api.prepare(loaded.problem, replace(config, device="cpu"), seconds)
+    problem, plan, settled = api.planned(loaded, replace(config, device="cpu"), seconds)
+    if problem is not loaded.problem:  # operators that only ONNX Runtime runs: nothing can be proved of any cube
+        return api.last_words(api.decide(loaded, config, listener, deadline, seconds))
     lines = [*plan.lines(), f"cubes on {engine.slots()} workers at {address}"]
     listener(Event("plan", "made", {"lines": tuple(lines), "device": config.device}))
     values = settings.as_dict(config if config.threads else replace(config, threads=1))

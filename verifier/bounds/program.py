@@ -51,7 +51,7 @@ class Program:
         self.network, self.dtype, self.device = network, dtype, torch.device(device)
         place = {network.inputs[0].name: 0}
         self.steps: list[Step | None] = [None]
-        missing = []
+        missing, reasons = [], []
         for node in network.nodes:
             site = self._site(node, place)
             try:
@@ -63,11 +63,12 @@ class Program:
                 op = settled(op)
                 self._append(node, op, tuple(place[n] for n in node.inputs if n in place))
             except Unsuitable as why:
-                missing.append((node.origin or node.name, f"{node.kind} ({why})", network.opset, node.shape))
+                missing.append((node.origin or node.name, node.kind, network.opset, node.shape))
+                reasons.append(str(why))
                 self.steps.append(Step(node, None, (), None, None))
             place[node.name] = len(self.steps) - 1
         if missing:
-            raise UnsupportedError(network.source, missing)
+            raise UnsupportedError(network.source, missing, reasons)
         self.output = place[network.outputs[0].name]
         self.influences: dict[bytes, dict[int, Tensor]] = {}  # kept by `verifier.bounds.influence`
         self.shapes = [network.inputs[0].shape] + [s.node.shape for s in self.steps[1:]]

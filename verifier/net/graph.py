@@ -35,7 +35,7 @@ class Node:
     constant, or '' (absent).
 
     `attrs` are ONNX attributes as Python values (numbers, strings, tuples, numpy arrays). `origin` is the node's name
-    in the file.
+    in the file, or its first output's.
     """
 
     name: str
@@ -45,6 +45,11 @@ class Node:
     dtype: np.dtype
     attrs: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
+
+    @property
+    def operator(self) -> str:
+        """The kind, or the file's operator where ONNX Runtime computes it (`verifier.net.opaque`)."""
+        return self.attrs["op"] if self.kind == "Opaque" else self.kind
 
 
 @dataclass(frozen=True)

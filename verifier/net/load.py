@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from verifier.net.graph import Network, Node
 from verifier.net.inputs import InputBox, as_fixed, fixed_inputs, input_places, probes, samples, with_constants
 from verifier.net.lookup import look_up
 from verifier.net.old import as_new
+from verifier.net.opaque import conceal
 from verifier.net.runtime import first_line
 from verifier.net.simplify import simplify
 from verifier.net.trace import RANDOM, trace
@@ -70,10 +72,12 @@ def load_network(
     rewrite: bool = True,
     box: InputBox | None = None,
     config: ModelConfig | None = None,
+    opaque: Mapping[str, str] = {},
 ) -> Network:
     """Reads a file (path), bytes, or a ModelProto. `keep` names tensors of the file that must survive as nodes; without
     `rewrite` every operator of the file keeps its own nodes. `box` is what the property says of the inputs, where it is
-    known: unknown dimensions, constants and the point of the shape inference run follow from it.
+    known: unknown dimensions, constants and the point of the shape inference run follow from it. `opaque`: nodes
+    or tensors by name that ONNX Runtime is to compute, as it does where there is no operator, and why.
 
     Raises FileError, ModelError, UnsupportedError or UsageError; no other exception.
     """
@@ -82,7 +86,7 @@ def load_network(
     data = source if proto else read_model_bytes(source)
     config = config or ModelConfig()
     try:
-        network = build(parse(data, name, config.outputs), name, tuple(keep), rewrite, box, config)
+        network = build(parse(data, name, config.outputs), name, tuple(keep), rewrite, box, config, opaque)
     except UnsupportedError as e:
         raise UnsupportedError(name, e.nodes, e.why) from None
     except (FileError, UsageError):
@@ -179,10 +183,16 @@ def one_graph(model: Any, look: Look, keep: tuple[str, ...]) -> Any:
 
 
 def build(
-    model: Any, name: str, keep: tuple[str, ...], rewrite: bool, box: InputBox | None, config: ModelConfig
+    model: Any,
+    name: str,
+    keep: tuple[str, ...],
+    rewrite: bool,
+    box: InputBox | None,
+    config: ModelConfig,
+    opaque: Mapping[str, str],
 ) -> Network:
-    """Constants for fixed inputs, one graph, trace, lookups for pieces, rewrite; where structure depends on
-    the input look at the shapes again."""
+    """Constants for fixed inputs, one graph, trace, lookups for pieces, rewrite; what is left without an operator goes
+    to ONNX Runtime. Where structure depends on the input look at the shapes again."""
     inputs = input_places(model.graph, box, config.input_shapes)
     if not inputs:
         raise ModelError("the model has no inputs")
@@ -193,11 +203,20 @@ def build(
     t = trace(model, free, tried, keep)
     refuse_outputs(t.outputs, {o: raw.inputs for raw in t.raws for o in raw.outputs}, t.dtypes)
     look_up(t, model, keep)
-    draft = Draft(t.shapes, t.dtypes, t.values, t.opset)
+    if opaque:
+        conceal(t, model, opaque, keep)
     listed = tuple(as_fixed(p, fixed) for p in inputs)
-    for place in listed:
-        draft.shapes[place.name], draft.dtypes[place.name] = place.shape, place.dtype
-    network = simplify(t.raws, draft, listed, t.outputs, name, keep, rewrite)
-    if any("Dynamic" in n.kind for n in network.nodes):
+
+    def network() -> Network:
+        draft = Draft(dict(t.shapes), dict(t.dtypes), dict(t.values), t.opset)
+        for place in listed:
+            draft.shapes[place.name], draft.dtypes[place.name] = place.shape, place.dtype
+        return simplify(t.raws, draft, listed, t.outputs, name, keep, rewrite)
+
+    made = network()
+    strange = {n.name: missing(n) for n in made.nodes if n.kind not in OPS.declared}
+    if strange and conceal(t, model, strange, keep):
+        made = network()
+    if any("Dynamic" in n.kind or n.kind == "Opaque" for n in made.nodes):
         t.again(probes(inputs, fixed, box))
-    return network
+    return made

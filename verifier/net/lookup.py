@@ -13,7 +13,9 @@ from elsewhere. Shapes are open as `verifier.net.trace` says.
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,17 +24,19 @@ import onnx
 from onnx import helper, numpy_helper
 
 from verifier.net.draft import Raw
+from verifier.net.nested import reads
 from verifier.net.runtime import element_type, session_of
-from verifier.net.trace import Trace
+from verifier.net.trace import RANDOM, Trace
 
 GATE = 4  # integers that a piece may depend on
 LARGEST = 2**24  # entries of all constants inside a piece
 
 
 class Piece:
-    """A function from integers to one array, computed by ONNX Runtime; results are kept, equal ones once.
+    """A function to one array, computed by ONNX Runtime.
 
-    `at(key)` gives a number for the result, `results[number]` the array; -1 where the model cannot be run.
+    `run(arrays)` is its result, None where the model cannot be run. Of a function of integers results are kept, equal
+    ones once: `at(key)` gives a number for the result, `results[number]` the array; -1 where the model cannot be run.
     """
 
     def __init__(self, model: onnx.ModelProto):
@@ -51,32 +55,43 @@ class Piece:
         """The number of the result for all entries of all inputs in order."""
         found = self._known.get(key)
         if found is None:
-            with self._lock:
-                found = self._known[key] = self._run(key)
+            found = self._known[key] = self._number_of(key)
         return found
 
-    def _run(self, key: tuple[int, ...]) -> int:
+    def __repr__(self) -> str:
+        return f"Piece({hashlib.sha256(self.model.SerializeToString(deterministic=True)).hexdigest()})"
+
+    def run(self, arrays: Sequence[np.ndarray]) -> np.ndarray | None:
+        """The result on one array for each of `inputs`, of its shape and element type."""
         import onnxruntime as ort
 
-        if self._session is None:
-            self._session = session_of(ort, self.model.SerializeToString())
-        feed, start = {}, 0
-        for name, shape, kind in self.inputs:
-            count = int(np.prod(shape, dtype=np.int64))
-            dtype = helper.tensor_dtype_to_np_dtype(kind)
-            value = np.array(key[start : start + count], dtype=np.int64).reshape(shape)
-            feed[name], start = value.astype(dtype), start + count
-            if (feed[name].astype(np.int64) != value).any():  # no number of this type
-                return -1
+        with self._lock:
+            if self._session is None:
+                self._session = session_of(ort, self.model.SerializeToString())
         try:
-            (result,) = self._session.run(None, feed)
+            (result,) = self._session.run(None, {name: x for (name, _, _), x in zip(self.inputs, arrays)})
         except Exception:
+            return None
+        return result
+
+    def _number_of(self, key: tuple[int, ...]) -> int:
+        arrays, start = [], 0
+        for _, shape, kind in self.inputs:
+            count = int(np.prod(shape, dtype=np.int64))
+            value = np.array(key[start : start + count], dtype=np.int64).reshape(shape)
+            arrays.append(value.astype(helper.tensor_dtype_to_np_dtype(kind)))
+            start += count
+            if (arrays[-1].astype(np.int64) != value).any():  # no number of this type
+                return -1
+        result = self.run(arrays)
+        if result is None:
             return -1
-        mark = str(result.shape).encode() + result.tobytes()
-        if mark not in self._number:
-            self.results.append(result)
-            self._number[mark] = len(self.results) - 1
-        return self._number[mark]
+        with self._lock:
+            mark = str(result.shape).encode() + result.tobytes()
+            if mark not in self._number:
+                self.results.append(result)
+                self._number[mark] = len(self.results) - 1
+            return self._number[mark]
 
 
 def look_up(t: Trace, model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> None:
@@ -95,7 +110,7 @@ def look_up(t: Trace, model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Non
         if any(kept):
             raws.append(replace(raw, outputs=kept))
         for name in found:
-            piece = piece_of(t, model, name, behind[name])
+            piece = piece_of(t, model, name, behind[name].__contains__)
             raws.append(raw if piece is None else Raw("Lookup", piece[0], (name,), {"piece": piece[1]}, raw.origin))
     t.raws = raws
 
@@ -132,9 +147,10 @@ def gates_of(t: Trace) -> tuple[dict[str, frozenset[str] | None], set[str]]:
 
 
 def piece_of(
-    t: Trace, model: onnx.ModelProto, name: str, gates: frozenset[str]
+    t: Trace, model: onnx.ModelProto, name: str, stops: Callable[[str], bool]
 ) -> tuple[tuple[str, ...], Piece] | None:
-    """The gates in a fixed order and the piece from them to `name`, or None if it holds too much."""
+    """The tensors before `name` where one `stops` and the piece from them to `name`; None if it holds too much, or what
+    has no value of its own (a random number)."""
     producer = {o: n for n in model.graph.node for o in n.output if o}
     order = {n: k for k, n in enumerate(producer)}
     nodes: dict[str, onnx.NodeProto] = {}
@@ -143,13 +159,15 @@ def piece_of(
     stack = [name]
     while stack:
         here = stack.pop()
-        if here in gates:
-            used.add(here)
-        elif here in t.values:
+        if here in t.values:
             constants[here] = t.values[here]
+        elif here != name and (stops(here) or here not in producer):
+            used.add(here)
         elif here not in nodes:
             nodes[here] = producer[here]
-            stack += [i for i in producer[here].input if i]
+            stack += [i for i in reads(producer[here]) if i]
+    if any(n.op_type in RANDOM for n in nodes.values()):
+        return None
     if sum(v.size for v in constants.values()) > LARGEST:
         return None
     inputs = tuple(sorted(used))

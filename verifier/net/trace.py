@@ -36,6 +36,7 @@ SMALL = 1024  # weights up to this many entries stay in the graph, where shape i
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 SHAPE_ONLY = {"Shape", "Size"}
 TYPED_BY_SECOND = {"CastLike"}  # of the second input only the element type counts
+HOLDS_GRAPHS = {"If", "Loop", "Scan", "SequenceMap"}
 SHAPED_BY_FIRST = {"ScatterND", "ScatterElements", "Scatter"}  # results have the shape of the first input
 # Inputs whose values decide on the result's shape.
 ALL = (0, 1, 2, 3, 4)
@@ -137,9 +138,9 @@ def shape_is_open(t: Trace, raw: Raw, open_shapes: set[str]) -> bool:
     if raw.op in SHAPE_ONLY:
         return False
     slots = (1,) if raw.op.startswith("Reduce") else STRUCTURE.get(raw.op, ())
-    foreign = "." in raw.op and not raw.op.startswith("ai.onnx.ml.")
+    foreign = ("." in raw.op and not raw.op.startswith("ai.onnx.ml.")) or raw.op in HOLDS_GRAPHS
     if foreign or any(t.dtypes[o].kind == "O" for o in raw.outputs if o):
-        slots = tuple(range(len(raw.inputs)))  # an operator of another domain, or a sequence: nothing is known
+        slots = tuple(range(len(raw.inputs)))  # another domain's, a sequence, or graphs inside: nothing is known
     inputs = raw.inputs[:1] if raw.op in SHAPED_BY_FIRST else raw.inputs
     return any(i in open_shapes or (k in slots and i not in t.values) for k, i in enumerate(inputs) if i)
 
@@ -184,17 +185,13 @@ def live_nodes(graph: onnx.GraphProto, roots: tuple[str, ...]) -> list[onnx.Node
 
 
 def refuse_unknown(nodes: list[onnx.NodeProto], opset: int, domains: dict[str, int]) -> None:
-    """Lists the operators that hold graphs, that ONNX does not define at this opset, or that belong to no imported
-    domain."""
+    """Lists the operators that ONNX does not define at this opset, or that belong to no imported domain."""
     unknown, reasons = [], []
     for n in nodes:
         domain = "" if n.domain == "ai.onnx" else n.domain
-        inner = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in n.attribute)
-        if inner or (domain == "" and not onnx.defs.has(n.op_type)) or (domain and domain not in domains):
-            version = domains.get(domain, 0) if domain else opset
-            why = "it holds graphs" if inner else "its domain is not imported" if domain else "not an operator of ONNX"
-            unknown.append((n.name or next(iter(n.output), ""), n.op_type, version, None))
-            reasons.append(why)
+        if (domain == "" and not onnx.defs.has(n.op_type)) or (domain and domain not in domains):
+            unknown.append((n.name or next(iter(n.output), ""), n.op_type, domains.get(domain, 0) or opset, None))
+            reasons.append("its domain is not imported" if domain else "not an operator of ONNX")
     if unknown:
         raise UnsupportedError("model", unknown, reasons)
 
@@ -239,7 +236,7 @@ def decode(n: onnx.NodeProto, versions: Mapping[str, int], read: set[str]) -> Ra
         outputs = tuple("" if o not in read and any(formal[k : k + 1]) else o for k, o in enumerate(outputs))
         defaults = {k: python_value(a.default_value) for k, a in schema.attributes.items() if a.default_value.type}
         unread = not_understood(op, schema, given, defaults)
-    return Raw(op, tuple(n.input), outputs, {**defaults, **given}, n.name, unread)
+    return Raw(op, reads(n), outputs, {**defaults, **given}, n.name or next(filter(None, n.output), ""), unread)
 
 
 def refuse_absent_inputs(n: onnx.NodeProto, schema: Any) -> None:

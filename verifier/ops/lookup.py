@@ -12,11 +12,13 @@ from __future__ import annotations
 from itertools import product
 from math import prod
 
+import numpy as np
 import torch
+from onnx import helper
 from torch import Tensor
 
 from verifier.ops import OPS
-from verifier.ops.base import Shape, Site
+from verifier.ops.base import Opaque, Shape, Site
 from verifier.ops.rank import number_type
 from verifier.ops.stepwise import Box, Stepwise, whole_range
 from verifier.ops.stepwise import held as held_ends
@@ -90,3 +92,41 @@ class Lookup(Stepwise):
     def spread(self, a: Tensor, shape: Shape) -> Tensor:
         total = a.reshape(a.shape[0], prod(self.out_shape)).abs().sum(1)
         return total.reshape(-1, *(1,) * len(shape)).expand(a.shape[0], *shape)
+
+
+@OPS.add("Opaque")
+class Outside(Opaque):
+    """A part of the model that ONNX Runtime computes (`verifier.net.opaque`), point by point and without gradients."""
+
+    native = True
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.piece = site.attrs["piece"]
+        self.lacks = site.attrs["why"]
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """NaN (0 for integers) where the model cannot be run, or yields another shape."""
+        dtype = number_type(self.site)
+        missing = torch.full(self.out_shape, torch.nan if dtype.is_floating_point else 0).to(dtype)
+        batches = [as_given(x, kind) for x, (_, _, kind) in zip(xs, self.piece.inputs)]
+        found = [missing]
+        for arrays in zip(*batches):
+            result = self.piece.run(arrays)
+            fits = result is not None and tuple(result.shape) == self.out_shape
+            found.append(torch.from_numpy(as_travelling(result)).to(dtype) if fits else missing)
+        return torch.stack(found)[1:].to(self.site.device)
+
+
+def as_given(x: Tensor, kind: int) -> np.ndarray:
+    """x (N, …) as numbers of ONNX's element type `kind`."""
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    if x.is_floating_point() and dtype.kind in "iu":
+        x = torch.round(x).long()
+    with np.errstate(over="ignore"):
+        return x.detach().cpu().numpy().astype(dtype)
+
+
+def as_travelling(value: np.ndarray) -> np.ndarray:
+    """Whole numbers as int64, which torch has kernels for; a copy that may be written to."""
+    return value.astype(np.int64) if value.dtype.kind in "iu" else value.copy()

@@ -30,6 +30,7 @@ from verifier.search.portfolio import Portfolio
 from verifier.search.summands import SumSearch
 
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
+NAMED = 3  # nodes without bounds that are named
 FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if neurons can be split as well
 MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
 KINDS = {"input": Search, "neurons": NeuronSearch, "terms": SumSearch}
@@ -45,7 +46,7 @@ class Plan:
     program: Program
     dtype: torch.dtype
     device: torch.device
-    unbounded: tuple[str, ...]  # operators without bounds
+    unbounded: tuple[str, ...]  # operators without bounds, and where they stand
     splits: tuple[str, ...]  # what is split (`KINDS`), in the order in which that is tried
     reasons: tuple[str, ...]
 
@@ -70,7 +71,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     dtype = asked.get(config.precision, torch.float64 if model == np.float64 else torch.float32)
     program = Program(problem.network, dtype, device)
     splits: tuple[str, ...] = ()
-    unbounded = tuple(sorted({s.node.kind for s in program.without_bounds()}))
+    unbounded = _unbounded(program)
     why = "as configured" if config.precision in asked else f"the model is written in {model}"
     reasons = [
         f"device {device}; precision {str(dtype).removeprefix('torch.')}, {why}",
@@ -101,6 +102,13 @@ def plan(problem: Problem, config: Config) -> Plan:
         how = "; where that stalls, ".join(words[s] for s in splits)
         reasons.append(f"search: {how}, up to {config.search.batch} domains a round ({why})")
     return Plan(program, dtype, device, unbounded, splits, tuple(reasons))
+
+
+def _unbounded(program: Program) -> tuple[str, ...]:
+    """The nodes without bounds by operator and name; of many only the first, and how many more there are."""
+    nodes = [s.node for s in program.without_bounds()]
+    named = list(dict.fromkeys(f"{n.operator} at {n.origin or n.name!r}" for n in nodes))
+    return (*named[:NAMED], *([f"{len(named) - NAMED} more"] if len(named) > NAMED else []))
 
 
 def _splits(problem: Problem, program: Program, config: Config) -> tuple[tuple[str, ...], str]:

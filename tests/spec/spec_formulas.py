@@ -54,7 +54,8 @@ def truth(formula, x, y) -> bool:
     head, *rest = formula
     if head in ("and", "or"):
         return (all if head == "and" else any)(truth(f, x, y) for f in rest)
-    return COMPARE[head](value(rest[0], x, y), value(rest[1], x, y))
+    values = [value(t, x, y) for t in rest]
+    return all(COMPARE[head](a, b) for a, b in zip(values, values[1:]))
 
 
 def text(thing, version: int = 1) -> str:

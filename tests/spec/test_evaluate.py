@@ -33,13 +33,15 @@ VARIABLES = st.sampled_from(["X_0", "X_1", "Y_0", "Y_1"])
 
 @st.composite
 def terms(draw, depth=2):
-    kind = draw(st.integers(0, 4 if depth else 1))
+    kind = draw(st.integers(0, 5 if depth else 1))
     if kind == 0:
         return draw(NUMBERS)
     if kind == 1 or not depth:
         return draw(VARIABLES)
     if kind == 2:
         return f"(* {draw(NUMBERS)} {draw(terms(depth - 1))})"
+    if kind == 5:
+        return f"(/ {draw(terms(depth - 1))} {draw(st.sampled_from(['2', '(- 4)', '0.5']))})"
     word = "+" if kind == 3 else "-"
     return f"({word} {' '.join(draw(terms(depth - 1)) for _ in range(draw(st.integers(1, 3))))})"
 
@@ -47,7 +49,8 @@ def terms(draw, depth=2):
 @st.composite
 def formulas(draw, depth=2):
     if draw(st.booleans()) or not depth:
-        return f"({draw(st.sampled_from(['<=', '<', '>=', '>', '=']))} {draw(terms())} {draw(terms())})"
+        sides = " ".join(draw(st.lists(terms(), min_size=2, max_size=3)))
+        return f"({draw(st.sampled_from(['<=', '<', '>=', '>', '=']))} {sides})"
     parts = " ".join(draw(formulas(depth - 1)) for _ in range(draw(st.integers(1, 3))))
     return f"({draw(st.sampled_from(['and', 'or']))} {parts})"
 
@@ -113,6 +116,14 @@ def test_what_is_wrong_is_named_with_its_line():
     assert judge.wrong(np.array([2.0]), np.array([3.0])) == "(<= X_0 1) does not hold: 1 too much"
     assert judge.wrong(np.array([0.0]), np.array([2.5])).startswith("line 5: (or (and (>= Y_0 3) (<= Y_0 4))) does")
     assert judge.wrong(np.array([0.0]), np.array([3.5])) == ""
+
+
+def test_every_pair_of_neighbours_counts():
+    text = declared(1, 1) + "(assert (<= 0 X_0 1))(assert (>= 4 Y_0 X_0))"
+    assert holds(text, [1], [1])
+    assert not any(holds(text, [x], [y]) for x, y in ((2, 2), (-1, 0), (1, 0), (1, 5)))
+    judge = Judge(text.encode(), 1, 1)
+    assert judge.wrong(np.array([3.0]), np.array([0.0])) == "line 3: (<= 0 X_0 1) does not hold: 2 too much"
 
 
 def test_comments_strings_and_other_commands_are_passed_over():

@@ -138,7 +138,9 @@ class Judge:
                     break
                 found |= self._formula(values, part, rest)
             return found
-        return among & values.compare(word, parts[0], parts[1], among)
+        for left, right in zip(parts, parts[1:]):
+            among = among & values.compare(word, left, right, among)
+        return among
 
     def _parsed(self) -> tuple[Bounds, list[tuple[int, Formula]]]:
         """The bounds, and the other assertions with their lines."""
@@ -252,9 +254,10 @@ class _Decimals:
         if word in (b"and", b"or"):
             return (max if word == b"and" else min)(self.excess(p) for p in parts)
         with np.errstate(all="ignore"):
-            d = float((self._sized(parts[0])[0] - self._sized(parts[1])[0])[0])
-        off = -d if word.startswith(b">") else d if word.startswith(b"<") else abs(d)
-        return float("inf") if np.isnan(off) else off
+            terms = [float(self._sized(part)[0][0]) for part in parts]
+            steps = [left - right for left, right in zip(terms, terms[1:])]
+        off = [-d if word.startswith(b">") else d if word.startswith(b"<") else abs(d) for d in steps]
+        return float("inf") if np.isnan(off).any() else max(off)
 
 
 class _Elements(_Decimals):

@@ -140,14 +140,14 @@ class Reader:
         return Node(kind, children, disjuncts, entries)
 
     def comparison(self, children: list) -> Formula:
-        token, left, right = children
-        if token in (">=", ">"):
-            left, right = right, left
-        difference = _total([left, right], -1)
-        first = self._atom(difference, token in ("<", ">"), token)
-        if token not in ("=", "=="):
-            return first
-        return self.conjunction([token, first, self._atom(_scale(difference, Fraction(-1)), False, token)])
+        token, atoms = children[0], []
+        terms = children[:0:-1] if token in (">=", ">") else children[1:]
+        for left, right in zip(terms, terms[1:]):  # each with its neighbour
+            difference = _total([left, right], -1)
+            atoms.append(self._atom(difference, token in ("<", ">"), token))
+            if token in ("=", "=="):
+                atoms.append(self._atom(_scale(difference, Fraction(-1)), False, token))
+        return self.conjunction([token, *atoms])
 
     def _atom(self, row: Linear, strict: bool, token: Token) -> Formula:
         """The atom `row <= 0` (or < 0), or TRUE or FALSE where no variable is left in it."""

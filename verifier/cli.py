@@ -169,7 +169,8 @@ def run(argv: list[str]) -> int:
             if args.end_with != os.getppid():
                 raise UsageError(f"--end-with {args.end_with}: this process was started by {os.getppid()}")
             guard.die_with(args.end_with)
-        places = outputs.result_and_record(args.results_file, args.json, (args.model, args.property))
+        given = (args.model, args.property, args.config or "")
+        places = outputs.result_and_record(args.results_file, args.json, given)
         until = start + config.timeout - guard.margin(config.timeout)
         asked = Deadline(until - min(0.2, 0.1 * config.timeout))
         level = 0 if args.quiet else 2 if args.verbose else 1

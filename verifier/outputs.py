@@ -108,9 +108,9 @@ def _clear(name: str, inputs: Iterable[str]) -> None:
     place = Path(os.path.realpath(name))
     if place.is_dir() or name.endswith(os.sep):
         raise UsageError(f"{name}: is a folder; name a file for the result")
-    for given in inputs:
-        if os.path.realpath(given) == str(place):
-            raise UsageError(f"{name}: is the model or the property; name another file for the result")
+    for given in (g for word in inputs for g in (word, word + ".gz")):
+        if place.exists() and os.path.exists(given) and os.path.samefile(place, given):
+            raise UsageError(f"{name}: is what is read (the model, the property or settings); name another file")
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.is_file():
         try:

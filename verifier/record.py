@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
@@ -31,7 +32,7 @@ def record(said: dict[str, Any], args: argparse.Namespace, config: Config, start
         "versions": versions(),
         "counterexample": said.get("witness") or None,
     }
-    return json.dumps(found, indent=1) + "\n"
+    return json.dumps(strict(found), indent=1) + "\n"
 
 
 def versions() -> dict[str, Any]:
@@ -43,3 +44,12 @@ def versions() -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = None
     return found
+
+
+def strict(value: Any) -> Any:
+    """The value with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {str(k): strict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

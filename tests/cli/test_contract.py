@@ -1,7 +1,9 @@
 """What callers may rely on: where the verdict stands, what the files hold, the exit status."""
 
+import argparse
 import gzip
 import json
+import math
 import os
 import stat
 import subprocess
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 
 from verifier.cli import COMMANDS
+from verifier.config import Config
 from verifier.evidence import witness
+from verifier.record import record
 
 
 def test_unsat_is_said_on_line_one_and_nothing_else(verify):
@@ -72,6 +76,14 @@ def test_an_empty_box_is_unsat_and_says_so(verify, tmp_path):
     done = verify(verify.unsat[0], prop)
     assert (done.returncode, done.stdout) == (0, "unsat\n")
     assert "empty: X_0 is to be at least 2 and at most" in done.stderr and "says nothing of the model" in done.stderr
+
+
+def test_records_are_json_whatever_the_figures():
+    said = {"verdict": "unknown", "reason": "", "stats": {"worst bound": -math.inf, "more": [math.nan, 1.5]}}
+    args = argparse.Namespace(model="m", property="p")
+    text = record(said, args, Config(), 0.0)
+    told = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert told["stats"] == {"worst bound": None, "more": [None, 1.5]}
 
 
 def test_the_same_seed_gives_the_same_answer(verify):

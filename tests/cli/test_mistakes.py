@@ -53,6 +53,8 @@ def files(tmp_path_factory):
         "loose.vnnlib": ONE.replace("(assert (<= X_0 1))\n", "").encode() + b"(assert (>= Y_0 5))\n",
         "bytes.vnnlib": b"\xff\xfe\x00\x01",
         "truncated.vnnlib.gz": gzip.compress((ONE * 50).encode())[:-20],
+        "packed.onnx.gz": gzip.compress(good),
+        "good.yaml": b"seed: 1\n",
         "bad.yaml": b"bounds:\n  metod: crown\n",
     }
     for name, data in contents.items():
@@ -99,6 +101,11 @@ CASES = {
     "somebody else's end": (["good.onnx", "good.vnnlib", "--end-with", "1"], ["--end-with 1", "started by"]),
     "a folder as result": (["good.onnx", "good.vnnlib", "--json", "folder"], ["folder"]),
     "the model as result": (["good.onnx", "good.vnnlib", "--json", "good.onnx"], ["good.onnx", "another file"]),
+    "the packed model as result": (["packed.onnx", "good.vnnlib", "--json", "packed.onnx.gz"], ["another file"]),
+    "the settings as result": (
+        ["good.onnx", "good.vnnlib", "--config", "good.yaml", "--results-file", "good.yaml"],
+        ["good.yaml", "another file"],
+    ),
     "missing counterexample": (["check", "good.onnx", "good.vnnlib", "none"], ["none"]),
     "no counterexample": (["check", "good.onnx", "good.vnnlib", "bad.yaml"], ["bad.yaml:1:1", "expected"]),
     "explain a missing model": (["explain", "none.onnx", "good.vnnlib"], ["none.onnx"]),

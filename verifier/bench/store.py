@@ -21,7 +21,6 @@ import csv
 import gzip
 import io
 import json
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any, TextIO
 
 from verifier import guard
 from verifier.bench.suites import Instance
+from verifier.record import strict
 from verifier.result import FileError, UsageError
 
 MUST_AGREE = ("config", "timeout_scale", "timeout_cap", "memory_gib", "clipbab")
@@ -196,12 +196,3 @@ def _differences(name: str, before: Any, now: Any) -> list[str]:
             found += _differences(inner, before.get(key), now.get(key))
         return found
     return [] if before == now else [f"{name} was {before}, now {now}"]
-
-
-def strict(value: Any) -> Any:
-    """The value with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {str(k): strict(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

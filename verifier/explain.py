@@ -18,8 +18,11 @@ import numpy as np
 
 from verifier import api
 from verifier.config import Config
+from verifier.net.control import FOLDS
 from verifier.net.graph import Network
 from verifier.net.inputs import FIXED
+from verifier.net.sequences import SEQUENCE_OPS
+from verifier.net.trace import RANDOM
 from verifier.ops import OPS
 from verifier.problem import Problem
 from verifier.result import UnsupportedError
@@ -134,7 +137,8 @@ def operators() -> dict[str, frozenset[str]]:
 
 def support() -> dict[str, list[str]]:
     """The same operators by what can be proved about them: with bounds wherever they stand, with bounds at some places
-    (a function chooses by the inputs, and one of the classes it chooses from has none), without bounds.
+    (a function chooses by the inputs, and one of the classes it chooses from has none), without bounds. Then those that
+    are replaced by what ONNX defines them to be, and those that are carried out where the input has no say in it.
     """
     OPS.load()
     from verifier.ops.base import Opaque
@@ -147,7 +151,20 @@ def support() -> dict[str, list[str]]:
             lists["without bounds"].append(op)
         else:
             lists["with bounds at some places" if any(map(any, opaque)) else "with bounds"].append(op)
+    steering = (FOLDS.keys() | SEQUENCE_OPS) - operators().keys()
+    lists["as ONNX defines it"] = sorted(defined_by_others() - operators().keys() - steering)
+    lists["if the input does not decide"] = sorted(steering)
     return lists
+
+
+def defined_by_others() -> set[str]:
+    """ONNX's operators that no rule is for, and whose schema comes with a body (`verifier.net.functions`)."""
+    import onnx.defs
+
+    from verifier.net.load import RULES
+
+    schemas = (s for s in onnx.defs.get_all_schemas() if s.has_function or s.has_context_dependent_function)
+    return {f"{s.domain}.{s.name}" if s.domain else s.name for s in schemas} - RULES.declared - RANDOM
 
 
 def classes(thing: Any) -> list[type]:

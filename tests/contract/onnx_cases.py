@@ -15,12 +15,12 @@ prints what fails, and counts.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import re
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,29 +159,41 @@ def kind(answers: dict[str, tuple[str, str]]) -> str:
     return "right" if words == WANTED else "undecided"
 
 
-def _one(args: tuple[Case, str]) -> tuple[str, str, str, float]:
-    case, method = args
-    begin = time.monotonic()
-    answers = judged(case, method)
+def alone(case: Case, method: str = "pgd") -> tuple[str, str]:
+    """(kind, what was not as wanted) of a case in a process of its own: one that dies is an exception like any other."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: send.send(judged(case, method)))
+    child.start()
+    send.close()
+    try:
+        answers = receive.recv()
+    except EOFError:
+        child.join()
+        return "exception", f"the process ended with status {child.exitcode}"
+    child.join()
     what = "; ".join(f"{way} {a} ({why[:160]})" for way, (a, why) in answers.items() if a != WANTED[way])
-    return case.name, kind(answers), what, time.monotonic() - begin
+    return kind(answers), what
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--match", default="")
     p.add_argument("--every", type=int, default=1)
-    p.add_argument("--jobs", type=int, default=1)
     p.add_argument("--method", default="pgd")
     args = p.parse_args()
-    cases = list(used(args.every, match=args.match))
+    import torch  # once, for all the processes that are forked
+
+    torch.set_num_threads(1)
     counts: Counter[str] = Counter()
-    with ProcessPoolExecutor(args.jobs) as pool:
-        for name, how, what, seconds in pool.map(_one, [(c, args.method) for c in cases]):
-            counts[how] += 1
-            if how != "right" or seconds > 5:
-                print(f"{how:10} {seconds:5.1f} s  {name}: {' '.join(what.split())}", flush=True)
-    print(len(cases), dict(counts))
+    for case in used(args.every, match=args.match):
+        begin = time.monotonic()
+        how, what = alone(case, args.method)
+        counts[how] += 1
+        seconds = time.monotonic() - begin
+        if how != "right" or seconds > 5:
+            print(f"{how:10} {seconds:5.1f} s  {case.name}: {' '.join(what.split())}", flush=True)
+    print(sum(counts.values()), dict(counts))
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def kind(answers: dict[str, tuple[str, str]]) -> str:
 
 
 def alone(case: Case, method: str = "pgd") -> tuple[str, str]:
-    """(kind, what was not as wanted) of a case in a process of its own: one that dies is an exception like any other."""
+    """(kind, what was not as wanted) of a case in a process of its own; one that dies is an exception like others."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=lambda: send.send(judged(case, method)))

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from verifier.net.draft import RULES, Draft, Dynamic, Raw, normal_axis, reduced
+from verifier.net.rules_windows import emit_conv, emit_conv_transpose
 from verifier.net.sure import Sure
 
 
@@ -110,8 +111,11 @@ def two_ends(totals: list[int], upper: bool) -> tuple[int, ...]:
 
 @RULES.add("Conv")
 def conv(n: Raw, g: Draft) -> None:
-    attrs = window(n, g, g.shapes[n.inputs[1]][2:])
-    g.emit("Conv", (*n.inputs[:2], n.input(2)), n.outputs[0], group=n.attrs.get("group", 1), **attrs)
+    attrs, group = window(n, g, g.shapes[n.inputs[1]][2:]), n.attrs.get("group", 1)
+    if all(map(g.is_constant, filter(None, n.inputs[1:]))):
+        g.emit("Conv", (*n.inputs[:2], n.input(2)), n.outputs[0], group=group, **attrs)
+    else:
+        emit_conv(g, *n.inputs[:2], n.input(2), n.outputs[0], group, attrs)
 
 
 @RULES.add("ConvTranspose")
@@ -132,7 +136,10 @@ def conv_transpose(n: Raw, g: Draft) -> None:
             raise Dynamic("an output larger than the windows reach")
         attrs["pads"] = two_ends(totals, auto == "SAME_UPPER")
     group = n.attrs.get("group", 1)
-    g.emit("ConvTranspose", (x, w, n.input(2)), y, group=group, output_padding=extra, **attrs)
+    if all(map(g.is_constant, filter(None, n.inputs[1:]))):
+        g.emit("ConvTranspose", (x, w, n.input(2)), y, group=group, output_padding=extra, **attrs)
+    else:
+        emit_conv_transpose(g, x, w, n.input(2), y, group, attrs)
 
 
 @RULES.add("MaxPool", "AveragePool")

@@ -89,7 +89,8 @@ non-negative; shapes are static, so whatever the result's shape says already (Re
 Vanish: Identity, Dropout, Constant, and Shape, Size, ConstantOfShape, Range, EyeLike, … where they are constant.
 Rewritten into others: DepthToSpace, SpaceToDepth (Reshape, Transpose, Reshape), Trilu (Mul by a constant mask), LRN,
 LpPool and GlobalLpPool (Pow, Conv, MatMul, ReduceSum, Sqrt, …), GridSample at a constant grid (Pick, Mul, Add), DFT and
-STFT (Linear), Col2Im and MaxUnpool (Place), ReverseSequence (Pick), CumProd and Det (Slice, Gather, Mul, Add, Sub),
+STFT (Linear), Conv and ConvTranspose with weights that depend on x (Pick, MatMul, Place), Col2Im and MaxUnpool
+(Place), ReverseSequence (Pick), CumProd and Det (Slice, Gather, Mul, Add, Sub),
 LayerNormalization, InstanceNormalization, GroupNormalization, RMSNormalization, LpNormalization (ReduceMean, Sub, Mul,
 Sqrt, Div, …), Gemm with two variable matrices (MatMul, Add), LSTM, GRU, RNN (Linear, Sigmoid, Tanh, Mul, … for every
 step), MatMulInteger, ConvInteger, QLinearMatMul, QLinearConv (Cast, Sub, Linear or Conv, Mul, QuantizeLinear with the

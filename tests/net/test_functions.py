@@ -78,3 +78,14 @@ def test_bodies_within_the_reach_of_names_already_taken():
         node("Add", "h X_squared"),
     ]
     check(model(n, {"x": (2, 3, 2, 2)}), tolerance=1e-3)
+
+
+def test_a_node_stays_where_the_runtime_computes_something_else():
+    """Masked scores are -inf in the standard's definition; the runtime has the least finite number there."""
+    attrs = {"is_causal": 1, "qk_matmul_output_mode": 2}
+    for outputs, stays in (("y", False), ("y - - scores", True)):
+        n = node("Attention", "q q q mask", outputs, **attrs)
+        names = outputs.replace(" -", "")
+        m = model(n, {"q": (1, 2, 3, 4)}, opset=23, outputs=names, mask=np.zeros((3, 3), np.float32))
+        net = check(m)
+        assert ("Opaque" in kinds(net)) == stays

@@ -22,12 +22,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from verifier.net.functions import Look
 from verifier.net.nested import captured, graphs_in, read_anywhere, reads, rename_captured
 from verifier.net.sequences import SEQUENCE_OPS, Stays, attribute, fold_sequence
-from verifier.net.trace import Trace, live_nodes
+from verifier.net.trace import live_nodes
 
 MOST_NODES = 20_000  # that bodies may become
-Look = Callable[[onnx.ModelProto], Trace]  # one run of a model, as `trace` makes it
 Scope = ChainMap  # name in the file's graph -> name in the graph that is written
 
 

@@ -4,6 +4,7 @@ A schema may come with a *body*: a graph of simpler operators that is the operat
 RotaryEmbedding, the losses, MeanVarianceNormalization, …); for some it is built anew for each node, from its attributes
 and the types of its inputs. A node is replaced by its body if this project has neither a rule nor an operator for it,
 again and again until no such node is left. Exact, since the body is what the standard says that the operator computes.
+The runtime decides, however: both are run at one point, and a node stays where its own results differ from the body's.
 
 A body is written in some version of the operator set, which the schema tells: the newest one that is not above the
 model's is taken. Where an operator's inputs or attributes changed between that version and the model's, onnx converts
@@ -12,29 +13,71 @@ the body; elsewhere both versions mean the same.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import defs, helper
 from onnx.inliner import inline_local_functions
 
-from verifier.net.trace import live_nodes
+from verifier.net.trace import Trace, live_nodes
 from verifier.result import ModelError
 
 ROUNDS = 8  # bodies within bodies; ONNX has three levels
+Look = Callable[..., Trace]  # one run of a model, in which certain tensors are kept
 OWN = "clipbab.body"  # the domain of bodies on their way into the graph
 
 
-def inline_bodies(model: onnx.ModelProto, known: Container[str], keep: tuple[str, ...] = ()) -> onnx.ModelProto:
+def inline_faithful(
+    model: onnx.ModelProto, known: Container[str], look: Look, keep: tuple[str, ...] = ()
+) -> onnx.ModelProto:
+    """As `inline_bodies`, but for nodes that compute something else in ONNX Runtime."""
+    made = inline_bodies(model, known, keep)
+    if made is model:
+        return model
+    names = tuple(o for n, _ in with_bodies(model, known, keep) for o in n.output if o)
+    one, other = look(model, (*keep, *names)), look(made, (*keep, *names))
+    have, want = other.run(one.sample), one.run(one.sample)
+    differ = frozenset(name for name in names if not agree(want[name], have[name]))
+    return inline_bodies(model, known, keep, differ) if differ else made
+
+
+def agree(want: Any, have: Any) -> bool:
+    """Whether two results are the same up to roundings. Where the runtime has no number nothing is ever claimed."""
+    if not isinstance(want, np.ndarray) or want.dtype.kind not in "fiub":
+        return True
+    if want.shape != have.shape or want.dtype != have.dtype:
+        return False
+    slack = 1e-2 if want.dtype == np.float16 else 1e-3
+    numbers = ~np.isnan(want.astype(np.float64))
+    a, b = want[numbers].astype(np.float64), have[numbers].astype(np.float64)
+    largest = np.abs(a[np.isfinite(a)]).max(initial=1.0)
+    with np.errstate(invalid="ignore"):
+        return bool(((a == b) | (np.abs(a - b) <= slack * largest)).all())
+
+
+def with_bodies(
+    model: onnx.ModelProto, known: Container[str], keep: tuple[str, ...], left: Container[str] = ()
+) -> list[tuple[onnx.NodeProto, Any]]:
+    """The live nodes whose operator is not known and has a body, with their schemas, but for those that yield a tensor
+    of `left`."""
+    versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
+    nodes = live_nodes(model.graph, (*(o.name for o in model.graph.output), *keep))
+    open_ = [n for n in nodes if not any(o in left for o in n.output)]
+    return [(n, s) for n in open_ if (s := schema_with_body(n, versions, known)) is not None]
+
+
+def inline_bodies(
+    model: onnx.ModelProto, known: Container[str], keep: tuple[str, ...] = (), left: Container[str] = ()
+) -> onnx.ModelProto:
     """The model with every node replaced by its body whose operator (as '<domain>.<Op>', ONNX's own as '<Op>') is not
-    in `known` and has one. The caller's proto is left alone."""
+    in `known` and has one, but for those that yield a tensor of `left`. The caller's proto is left alone."""
     if not model.graph.node:
         return model
     for _ in range(ROUNDS):
         versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
-        nodes = live_nodes(model.graph, (*(o.name for o in model.graph.output), *keep))
-        found = [(n, s) for n in nodes if (s := schema_with_body(n, versions, known)) is not None]
+        found = with_bodies(model, known, keep, left)
         if not found:
             return model
         copy = onnx.ModelProto()

@@ -16,10 +16,10 @@ from typing import Any
 
 from verifier.config import ModelConfig
 from verifier.foreign import is_property, recognised
-from verifier.net.control import Look, flatten
+from verifier.net.control import flatten
 from verifier.net.cut import cut, refuse_outputs
 from verifier.net.draft import RULES, UNREAD, WHY, Draft
-from verifier.net.functions import inline_bodies
+from verifier.net.functions import Look, inline_faithful
 from verifier.net.graph import Network, Node
 from verifier.net.inputs import InputBox, as_fixed, fixed_inputs, input_places, probes, samples, with_constants
 from verifier.net.lookup import look_up
@@ -175,7 +175,7 @@ def one_graph(model: Any, look: Look, keep: tuple[str, ...]) -> Any:
     bring the other."""
     known = RULES.declared | OPS.declared | RANDOM
     for _ in range(NESTED):
-        made = inline_bodies(flatten(model, look, keep), known, keep)
+        made = inline_faithful(flatten(model, look, keep), known, look, keep)
         if made is model:
             break
         model = made
@@ -199,7 +199,7 @@ def build(
     fixed = fixed_inputs(inputs, box)
     free, tried = tuple(p for p in inputs if p.name not in fixed), samples(inputs, fixed, box)
     model = as_new(model, samples(inputs, {}, box))
-    model = one_graph(with_constants(model, fixed), lambda part: trace(part, free, tried), keep)
+    model = one_graph(with_constants(model, fixed), lambda part, kept=(): trace(part, free, tried, kept), keep)
     t = trace(model, free, tried, keep)
     refuse_outputs(t.outputs, {o: raw.inputs for raw in t.raws for o in raw.outputs}, t.dtypes)
     look_up(t, model, keep)

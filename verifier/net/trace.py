@@ -62,6 +62,7 @@ class Trace:
     dtypes: dict[str, np.dtype] = field(default_factory=dict)
     session: Any = None
     weights: Tensors = field(default_factory=dict)  # those fed at run time
+    sample: Tensors = field(default_factory=dict)  # the inputs that it was run at
     open_shapes: set[str] = field(default_factory=set)
 
     def run(self, sample: Tensors) -> Tensors:
@@ -93,7 +94,8 @@ class Trace:
         error: ModelError | None = None
         for sample in samples:
             try:
-                return {**sample, **self.run(sample)}
+                results, self.sample = {**sample, **self.run(sample)}, sample
+                return results
             except ModelError as e:
                 error = error or e
         raise error or ModelError("the model has no inputs")

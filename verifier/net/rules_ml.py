@@ -190,3 +190,18 @@ def array_feature_extractor(n: Raw, g: Draft) -> None:
     x, index = n.inputs[0], np.array(g.ints(n.inputs[1]), np.int64)
     shape = (*g.shapes[x][:-1], len(index))
     emit_as(g, g.emit("Gather", (x,), shape=shape, axis=len(shape) - 1, indices=index), n.outputs[0])
+
+
+@RULES.add("ai.onnx.ml.OneHotEncoder")
+def one_hot_encoder(n: Raw, g: Draft) -> None:
+    """For each entry of x, cut off towards zero, which of the categories it is; none of them gives zeros."""
+    x, y, cats = n.inputs[0], n.outputs[0], n.attrs.get("cats_int64s") or ()
+    if not cats or g.dtypes[x].kind not in "iuf":
+        raise Dynamic("categories that are no numbers")
+    if g.dtypes[x] != np.int64:
+        x = g.emit_dtype("Cast", (x,), g.shapes[x], np.int64, to="int64")
+    x = g.emit("Reshape", (x,), shape=(*g.shapes[x], 1))
+    shape = (*g.shapes[x][:-1], len(cats))
+    same = g.emit_dtype("Equal", (x, g.constant(np.array(cats, np.int64), x)), shape, np.bool_)
+    flat = g.emit_dtype("Cast", (same,), shape, g.dtypes[y], to=g.dtypes[y].name)
+    g.emit("Reshape", (flat,), y)

@@ -34,7 +34,7 @@ from verifier.ops.steps import straight_through
 from verifier.ops.stepwise import Box, Stepwise
 
 CELLS = 64  # that a box is divided into at most
-AT_ONCE = 1 << 22  # places times rows looked at together
+AT_ONCE = 1 << 22  # entries looked at together
 SOFTNESS = 8  # a guide's answers turn over this part of what a feature's cuts span
 
 
@@ -65,6 +65,7 @@ class Trees(Stepwise):
         self.places = self.count + len(self.weights)
         self.levels = self._levels()
         self._order_cuts(np.asarray(a["feature"]), np.asarray(a["cut"]), np.asarray(a["closed"]))
+        self.large = max(self.places, len(self.used) * self.longest, 1)  # entries of a row's largest tensor
         self.owner = self._owners()
         self.span = self._spans()
 
@@ -199,7 +200,7 @@ class Trees(Stepwise):
     def cells(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (bins (R', U) each) that cover those given, and which of these each is a part of (R',)."""
         owner = torch.arange(len(low), device=low.device)
-        room = torch.full_like(owner, max(1, min(CELLS, AT_ONCE // max(1, self.places))))
+        room = torch.full_like(owner, max(1, min(CELLS, AT_ONCE // self.large)))
         while True:
             matters = self._matters(self.reached(low, high)[1])
             parts = 1 + matters.sum(2)
@@ -231,7 +232,7 @@ class Trees(Stepwise):
     def interval(self, *boxes: Box) -> Box:
         l, u = boxes[0]
         low, high = self.ends(l, u)
-        some = max(1, AT_ONCE // max(1, self.places * CELLS))
+        some = max(1, AT_ONCE // (self.large * CELLS))
         found = [self._range(*pair) for pair in zip(low.split(some), high.split(some))]
         return tuple(torch.cat(t).to(l.dtype).reshape(l.shape[0], *self.out_shape) for t in zip(*found))
 

@@ -19,6 +19,7 @@ import numpy as np
 from verifier import api
 from verifier.config import Config
 from verifier.net.control import FOLDS
+from verifier.net.cut import FLOAT
 from verifier.net.graph import Network
 from verifier.net.inputs import FIXED
 from verifier.net.sequences import SEQUENCE_OPS
@@ -58,8 +59,9 @@ def _network(network: Network) -> Iterator[str]:
     yield f"  opset {network.opset}; {len(network.nodes)} operators after simplification; {numbers:,} parameters"
     for word, tensors in (("input", network.inputs), ("output", network.outputs)):
         for t in tensors:
-            name, fixed, _ = t.name.partition(FIXED)
-            yield f"  {word} {name} {_shape(t.shape)} {t.dtype}" + (", fixed by the property" if fixed else "")
+            name = t.name.removesuffix(FIXED).removesuffix(FLOAT)
+            fixed = ", fixed by the property" if t.name.endswith(FIXED) else ""
+            yield f"  {word} {name} {_shape(t.shape)} {t.dtype}{fixed}"
     sizes: Counter = Counter()
     for node in network.nodes:
         sizes[node.kind] += prod(node.shape)

@@ -77,6 +77,8 @@ def test_a_dynamic_length_is_verified(tmp_path):
     path = prop(tmp_path, [(0, 1)] * 4, "(assert (>= Y_0 4))")
     with pytest.raises(ModelError, match="unknown dimensions"):
         api.verify(two, path)
+    with pytest.raises(ModelError, match="--input-shape x=4,1$"):
+        api.verify(two, path)
     assert str(api.verify(two, path, Config(model=ModelConfig(input_shapes="x=2,2"))).verdict) == "sat"
 
 
@@ -171,3 +173,14 @@ def test_outputs_that_are_constants(tmp_path):
     for elem in (TensorProto.FLOAT, TensorProto.INT32, TensorProto.BOOL):
         m.graph.input[0].type.tensor_type.elem_type = elem
         assert str(api.verify(m, path).verdict) == "unsat"
+
+
+def test_fixed_inputs_may_be_outputs_and_be_read_as_well(tmp_path):
+    m = model(node("Add", "x w"), {"x": (2,), "w": (2,)}, outputs="y w")
+    ends = [(0, 1), (0, 1), (0.1, 0.1), (0.2, 0.2)]
+    for least, verdict in ((1.15, "sat"), (1.25, "unsat")):
+        path = prop(tmp_path, ends, f"(assert (>= Y_2 0.1))(assert (>= Y_1 {least}))", 4)
+        assert str(api.verify(m, path).verdict) == verdict
+    weights = model(node("Add", "x w"), {"x": (2,)}, outputs="w y", w=np.float32([1, 2]))
+    path = prop(tmp_path, ends[:2], "(assert (>= Y_1 2))(assert (>= Y_3 3.5))", 4)
+    assert str(api.verify(weights, path).verdict) == "unsat"

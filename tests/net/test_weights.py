@@ -87,6 +87,18 @@ def test_old_opsets_that_the_runtime_runs_are_read():
         load_network(model(node("Gemm", "x w b", broadcast=1), {"x": (1, 3)}, opset=6, w=W, b=W[0]))
 
 
+def test_a_file_of_another_domain_needs_no_opset_of_onnx():
+    m = model(helper.make_node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml", threshold=0.5), {"x": (1, 3)})
+    del m.opset_import[:]
+    m.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    assert len(load_network(m).nodes) >= 1
+    m = model(node("Relu", "x"), {"x": (1, 3)})
+    del m.opset_import[:]
+    m.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    with pytest.raises(ModelError, match="names no opset"):
+        load_network(m)
+
+
 # --- what is no model
 
 

@@ -93,6 +93,7 @@ ai.onnx.ml.Imputer: imputed_value_floats imputed_value_int64s replaced_value_flo
 ai.onnx.ml.LinearClassifier: classlabels_ints classlabels_strings coefficients intercepts multi_class post_transform
 ai.onnx.ml.LinearRegressor: coefficients intercepts post_transform targets
 ai.onnx.ml.Normalizer: norm
+ai.onnx.ml.OneHotEncoder: cats_int64s cats_strings zeros
 ai.onnx.ml.SVMRegressor: coefficients kernel_params kernel_type n_supports one_class post_transform rho
   support_vectors
 ai.onnx.ml.Scaler: offset scale

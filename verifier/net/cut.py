@@ -13,10 +13,12 @@ import numpy as np
 import onnx
 
 from verifier.net.nested import reads
+from verifier.net.runtime import is_number
 from verifier.net.trace import live_nodes
 from verifier.result import ModelError, UsageError
 
 NAMED = 8  # names that an error lists
+FLOAT = "//float"  # ends the name of an output that was cast to float32
 
 
 def cut(model: onnx.ModelProto, outputs: str) -> onnx.ModelProto:
@@ -64,3 +66,19 @@ def refuse_outputs(
     way = f"; choose with --output {good[0]}" if good else ""
     what = f"output {bad[0]!r} is" if len(bad) == 1 else f"outputs {', '.join(map(repr, bad[:NAMED]))} are"
     raise ModelError(f"{what} no tensor{'s' * (len(bad) > 1)} of numbers{way}")
+
+
+def with_float_outputs(model: onnx.ModelProto, dtypes: Mapping[str, np.dtype]) -> onnx.ModelProto:
+    """The model with a Cast to float32 behind every output whose element type no array has (bfloat16, float8, int4):
+    float32 holds each of their numbers. The model itself where there is none."""
+    odd = [o.name for o in model.graph.output if not is_number(dtypes[o.name]) and dtypes[o.name].kind not in "OSU"]
+    if not odd:
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for output in made.graph.output:
+        if output.name in odd:
+            cast = onnx.helper.make_node("Cast", [output.name], [output.name + FLOAT], to=onnx.TensorProto.FLOAT)
+            made.graph.node.append(cast)
+            output.CopyFrom(onnx.ValueInfoProto(name=cast.output[0]))
+    return made

@@ -163,7 +163,8 @@ def solve(dims: Mapping[str, Dims], count: int | None) -> dict[str, int]:
     open_ = [f"{name} [{listed(ds)}]" for name, ds in dims.items() if any(isinstance(d, str) for d in ds)]
     first = next(name for name, ds in dims.items() if any(isinstance(d, str) for d in ds))
     fits = " or ".join(f"{k}={v}" for k, v in found.items()) or "no value of one of them alone"
-    example = listed([found.get(d, 1) if isinstance(d, str) else d for d in dims[first]])
+    guess = dict([next(iter(found.items()), ("", 1))])
+    example = listed([guess.get(d, 1) if isinstance(d, str) else d for d in dims[first]])
     raise ModelError(
         f"unknown dimensions of {', '.join(open_)}: the property declares {count} inputs, which fits {fits}; check "
         f"that property and model belong together, or give the shape, as in --input-shape {first}={example}"

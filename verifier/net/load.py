@@ -17,7 +17,7 @@ from typing import Any
 from verifier.config import ModelConfig
 from verifier.foreign import is_property, recognised
 from verifier.net.control import flatten
-from verifier.net.cut import cut, refuse_outputs
+from verifier.net.cut import cut, refuse_outputs, with_float_outputs
 from verifier.net.draft import RULES, UNREAD, WHY, Draft
 from verifier.net.functions import Look, inline_faithful
 from verifier.net.graph import Network, Node
@@ -201,6 +201,9 @@ def build(
     model = as_new(model, samples(inputs, {}, box))
     model = one_graph(with_constants(model, fixed), lambda part, kept=(): trace(part, free, tried, kept), keep)
     t = trace(model, free, tried, keep)
+    cast = with_float_outputs(model, t.dtypes)
+    if cast is not model:
+        model, t = cast, trace(cast, free, tried, keep)
     refuse_outputs(t.outputs, {o: raw.inputs for raw in t.raws for o in raw.outputs}, t.dtypes)
     look_up(t, model, keep)
     if opaque:

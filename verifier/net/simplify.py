@@ -220,7 +220,9 @@ def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, .
         if name in names:
             name = g.emit("Reshape", (name,), shape=g.shapes[name])
         elif name in g.values:
-            bias = g.values.pop(name).astype(np.float64).reshape(-1)
+            value = g.values.pop(name)
+            rename_constant(g, name, value)
+            bias = value.astype(np.float64).reshape(-1)
             source = next((t for t in inputs if t.size), inputs[0])
             x = g.emit("Reshape", (source.name,), shape=(source.size,))
             x = g.emit("Slice", (x,), shape=(1,), axes=(0,), starts=(0,), ends=(1,), steps=(1,))
@@ -232,6 +234,13 @@ def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, .
             g.emit("Reshape", (x,), name)
         result.append(name)
     return tuple(result)
+
+
+def rename_constant(g: Draft, name: str, value: np.ndarray) -> None:
+    """Lets nodes that read the constant `name` read it under another name."""
+    if any(name in n.inputs for n in g.nodes):
+        other = g.constant(value, name)
+        g.nodes = [replace(n, inputs=tuple(other if i == name else i for i in n.inputs)) for n in g.nodes]
 
 
 def drop_dead(g: Draft, roots: frozenset[str]) -> bool:

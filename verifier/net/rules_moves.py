@@ -163,7 +163,7 @@ def emit_place(n: Raw, g: Draft, positions: np.ndarray, updates: str) -> None:
     """Entries written twice have no defined result without a reduction, and other reductions than a sum are not
     affine."""
     reduction = n.attrs.get("reduction", "none")
-    if reduction not in ("none", "add"):
+    if reduction not in ("none", "add") or (reduction == "add" and g.dtypes[n.inputs[0]].kind == "b"):
         raise Dynamic(reduction)
     if reduction == "none" and np.unique(positions).size < positions.size:
         raise Dynamic("repeated positions")

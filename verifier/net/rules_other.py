@@ -12,7 +12,8 @@ import numpy as np
 from verifier.net.draft import RULES, Draft, Dynamic, Raw, normal_axes, normal_axis, reduced
 
 KEEP_INTEGERS = ("ReduceMax", "ReduceMin")
-WHOLE = ("ReduceSum", "ReduceL1", "ReduceSumSquare", "ReduceProd")  # reductions that make whole numbers of such
+# Reductions that make whole numbers of such, as they are written here.
+WHOLE = ("ReduceSum", "ReduceL1", "ReduceSumSquare", "ReduceProd", "ReduceLogSumExp")
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -111,6 +112,8 @@ def reduce_integers(n: Raw, g: Draft) -> None:
     result = g.fresh(y)
     g.shapes[result], g.dtypes[result] = g.shapes[y], np.dtype(np.float64)
     RULES[n.op](replace(n, inputs=(wide, *n.inputs[1:]), outputs=(result,)), g)
+    if n.op == "ReduceLogSumExp":  # the greatest entry plus log(sum of exp(x - it)) >= 0, which is cut off alone
+        result = g.emit("Floor", (result,), shape=g.shapes[y], jitter=1e-6)
     exact = {"whole": 1} if n.op in WHOLE else {"near": 0 if n.op == "ReduceMean" else 1}
     g.emit("Cast", (result,), y, to=g.dtypes[y].name, saturate=1, **exact)
 

@@ -190,6 +190,7 @@ def simplify(
     for raw in raws:
         if any(o and o not in draft.values for o in raw.outputs):
             draft.apply(raw)
+    move_constants(draft, inputs)
     outputs = outputs_as_nodes(draft, inputs, outputs)
     roots = frozenset((*outputs, *keep))
     settle(draft, roots, rewrite)
@@ -222,14 +223,7 @@ def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, .
         elif name in g.values:
             value = g.values.pop(name)
             rename_constant(g, name, value)
-            bias = value.astype(np.float64).reshape(-1)
-            source = next((t for t in inputs if t.size), inputs[0])
-            x = g.emit("Reshape", (source.name,), shape=(source.size,))
-            x = g.emit("Slice", (x,), shape=(1,), axes=(0,), starts=(0,), ends=(1,), steps=(1,))
-            if source.dtype.kind != "f":
-                x = g.emit_dtype("Cast", (x,), (1,), np.dtype(np.float64), to="float64")
-            weight = g.constant(np.zeros((1, bias.size)), name)
-            x = g.emit_dtype("Linear", (x, weight, g.constant(bias, name)), (bias.size,), np.dtype(np.float64))
+            x = emit_standing(g, inputs, value, name)
             g.dtypes[name] = np.dtype(np.float64)
             g.emit("Reshape", (x,), name)
         result.append(name)
@@ -241,6 +235,34 @@ def rename_constant(g: Draft, name: str, value: np.ndarray) -> None:
     if any(name in n.inputs for n in g.nodes):
         other = g.constant(value, name)
         g.nodes = [replace(n, inputs=tuple(other if i == name else i for i in n.inputs)) for n in g.nodes]
+
+
+def emit_standing(g: Draft, inputs: tuple[Tensor, ...], value: np.ndarray, name: str) -> str:
+    """A constant as x_0 0 + c, flat, in float64; see `outputs_as_nodes`."""
+    bias = value.astype(np.float64).reshape(-1)
+    source = next((t for t in inputs if t.size), inputs[0])
+    x = g.emit("Reshape", (source.name,), shape=(source.size,))
+    x = g.emit("Slice", (x,), shape=(1,), axes=(0,), starts=(0,), ends=(1,), steps=(1,))
+    if source.dtype.kind != "f":
+        x = g.emit_dtype("Cast", (x,), (1,), np.dtype(np.float64), to="float64")
+    weight = g.constant(np.zeros((1, bias.size)), name)
+    return g.emit_dtype("Linear", (x, weight, g.constant(bias, name)), (bias.size,), np.dtype(np.float64))
+
+
+def move_constants(g: Draft, inputs: tuple[Tensor, ...]) -> None:
+    """Nodes that rules made of constants alone read the first of them as x_0 0 + c: operators need an input that moves,
+    and bounds see to what their arithmetic rounds."""
+    nodes, g.nodes = g.nodes, []
+    for n in nodes:
+        if n.inputs and all(not i or i in g.values for i in n.inputs):
+            k = next(k for k, i in enumerate(n.inputs) if i)
+            name = n.inputs[k]
+            x, dtype = emit_standing(g, inputs, g.values[name], name), g.dtypes[name]
+            if dtype.kind != "f":
+                x = g.emit_dtype("Cast", (x,), g.shapes[x], dtype, to=dtype.name, whole=1)
+            x = g.emit("Reshape", (x,), shape=g.shapes[name])
+            n = replace(n, inputs=(*n.inputs[:k], x, *n.inputs[k + 1 :]))
+        g.nodes.append(n)
 
 
 def drop_dead(g: Draft, roots: frozenset[str]) -> bool:

@@ -74,7 +74,7 @@ def brought(x: Tensor, site: Site) -> Tensor:
     if site.attrs.get("saturate", 0) and x.is_floating_point():
         x = x.double()
         y = torch.where(x > least, truncated(x.clamp(least, most)), least)
-        return torch.where(x < most, y, most)
+        return torch.where(x < most, y, most if most < 2**63 else most - 2**64)
     return wrap(truncated(x), site.out_dtype)
 
 

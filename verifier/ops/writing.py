@@ -30,6 +30,7 @@ from verifier.ops.stepwise import FLAT, Box, Choice, Selecting, finite, held_box
 
 def write(x: Tensor, axis: int, index: Tensor, updates: Tensor, reduction: str) -> Tensor:
     """x with updates at index along an axis, replaced or reduced ('add', 'mul', 'max', 'min')."""
+    x = x.long() if x.dtype == torch.bool else x  # back from there in `verifier.ops.integers`
     updates = updates.to(x.dtype)
     if reduction == "none":
         return x.scatter(axis, index, updates)
@@ -47,6 +48,8 @@ class Writing(Computed, Selecting):
         self.held = [held_box(site, i) for i in range(3)]
         self.number = {i: site.variable.index(i) for i in (0, 2) if self.held[i] is None}
         self.reduction = site.attrs.get("reduction", "none")
+        if site.out_dtype.kind == "b":  # sums and products of truth values are "or" and "and"
+            self.reduction = {"add": "max", "mul": "min"}.get(self.reduction, self.reduction)
         self.integers = "wrap" if self.reduction in ("add", "mul") else "keep"
         self.own = [torch.arange(prod(site.shapes[i]), device=site.device).reshape(1, *site.shapes[i]) for i in (0, 2)]
 

@@ -87,6 +87,8 @@ def test_linear_models(transform):
         for take in ("l", "z"):
             m = ml("LinearClassifier", "l z", take=take, post_transform=transform, **attrs)
             agree(m, some())
+    attrs = {"coefficients": c[:3], "intercepts": [0.1], "classlabels_ints": [5, 7], "multi_class": 1}
+    agree(ml("LinearClassifier", "l z", take="z", post_transform=transform, **attrs), some())
     m = ml("LinearClassifier", "l z", take="z", classlabels_strings=["a", "b"], coefficients=c, intercepts=[0.1, 0])
     agree(m, some())
 
@@ -149,6 +151,12 @@ def test_tree_regressors(aggregate, modes):
 def test_trees_on_other_types():
     a = trees(np.random.default_rng(3), 4, 3, (0,), "target")
     agree(ml("TreeEnsembleRegressor", n_targets=1, dtype=TensorProto.DOUBLE, **a), WHOLE)
+    a = trees(np.random.default_rng(3), 4, 3, (0,), "target", cuts=(0.1, 0.3, 1 / 3))
+    for name in ("nodes_values", "target_weights"):  # cuts that float32 does not hold
+        values = a.pop(name)
+        a[f"{name}_as_tensor"] = helper.make_tensor(name, TensorProto.DOUBLE, [len(values)], values)
+    near = product((0.1, float(F(0.1)), 0.3), (1 / 3, float(F(1 / 3))), (0.3, np.nextafter(0.3, 1)))
+    agree(ml("TreeEnsembleRegressor", n_targets=1, dtype=TensorProto.DOUBLE, **a), [np.array(v) for v in near])
     a = trees(np.random.default_rng(3), 4, 3, (0,), "class")
     for dtype in (TensorProto.INT64, TensorProto.INT32):
         agree(ml("TreeEnsembleClassifier", "l z", take="z", classlabels_int64s=[0, 1], dtype=dtype, **a), WHOLE)

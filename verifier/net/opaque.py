@@ -19,6 +19,7 @@ from verifier.net.lookup import piece_of
 from verifier.net.runtime import is_number
 from verifier.net.trace import Trace
 
+LARGEST = 2**28  # entries of all constants inside a piece: what a file of one gigabyte holds
 Blame = tuple[str, str, str]  # operator, node, what is wrong
 
 
@@ -54,7 +55,7 @@ def pieces_for(
         if not seen and name not in roots:
             blame[name] = why
             continue
-        piece = piece_of(t, model, name, lambda here: here not in blame) if is_number(t.dtypes[name]) else None
+        piece = piece_of(t, model, name, lambda here: here not in blame, LARGEST) if is_number(t.dtypes[name]) else None
         if piece is None:
             return None
         made.append(Raw("Opaque", piece[0], (name,), {"piece": piece[1], "op": why[0], "why": why[2]}, why[1]))

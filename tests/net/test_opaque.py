@@ -8,7 +8,7 @@ from tiny import check, kinds, model, node
 from verifier import api
 from verifier.config import Config
 from verifier.net.load import check_supported, load_network
-from verifier.result import ModelError
+from verifier.result import ModelError, UnsupportedError
 
 W = np.array([[1, -2], [3, 0.5], [-1, 1]], np.float32)
 
@@ -115,3 +115,17 @@ def test_operators_that_do_not_fit_where_they_stand(tmp_path):
     m = model(n, {"x": (2, 3)}, s=np.array([1, 1, 1, 1, 2, 3]), w=2 * ones, t=np.array([2, 3]))
     (tmp_path / "p.vnnlib").write_text(box(6, 6, "(>= Y_0 1.9)"))
     assert api.verify(m, tmp_path / "p.vnnlib", Config(timeout=20, device="cpu", threads=1)).verdict == "sat"
+
+
+def test_random_numbers_are_no_constants_inside_a_body_either():
+    value = lambda name, kind, shape=None: helper.make_tensor_value_info(name, kind, shape)
+    steps = [node("RandomNormalLike", "a", "r"), node("Add", "a r", "b"), node("Equal", "r r", "ks")]
+    steps.append(node("ReduceMin", "ksf", "m", keepdims=0))
+    steps.insert(3, node("Cast", "ks", "ksf", to=1))
+    steps.append(node("Cast", "m", "k", to=9))
+    places = [value("i", TensorProto.INT64, ()), value("c", TensorProto.BOOL, ()), value("a", TensorProto.FLOAT)]
+    body = helper.make_graph(steps, "body", places, [value("k", TensorProto.BOOL), value("b", TensorProto.FLOAT)])
+    loop = helper.make_node("Loop", ["two", "", "u"], ["z"], name="drawn", body=body)
+    m = model([loop, node("Add", "x z")], {"x": (1, 3)}, two=np.array(2), u=np.zeros((1, 3), np.float32))
+    with pytest.raises(UnsupportedError):
+        check_supported(load_network(m))

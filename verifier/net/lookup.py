@@ -24,7 +24,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from verifier.net.draft import Raw
-from verifier.net.nested import reads
+from verifier.net.nested import graphs_in, operators_in, reads
 from verifier.net.runtime import element_type, session_of
 from verifier.net.trace import RANDOM, Trace
 
@@ -166,7 +166,7 @@ def piece_of(
         elif here not in nodes:
             nodes[here] = producer[here]
             stack += [i for i in reads(producer[here]) if i]
-    if any(n.op_type in RANDOM for n in nodes.values()):
+    if any(n.op_type in RANDOM or any(RANDOM & operators_in(g) for g in graphs_in(n)) for n in nodes.values()):
         return None
     if sum(v.size for v in constants.values()) > most:
         return None

@@ -31,6 +31,11 @@ def read_anywhere(graph: onnx.GraphProto) -> set[str]:
     return names.union(*(read_anywhere(inner) for n in graph.node for inner in graphs_in(n)))
 
 
+def operators_in(graph: onnx.GraphProto) -> set[str]:
+    """The operators of a graph and of those inside it."""
+    return {n.op_type for n in graph.node}.union(*(operators_in(g) for n in graph.node for g in graphs_in(n)))
+
+
 def _free(graph: onnx.GraphProto) -> Iterator[str]:
     own = {v.name for v in (*graph.input, *graph.initializer)} | {o for n in graph.node for o in n.output}
     read = [name for n in graph.node for name in reads(n)] + [o.name for o in graph.output]

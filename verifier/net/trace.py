@@ -26,7 +26,7 @@ from verifier.net.draft import Raw
 from verifier.net.graph import Shape
 from verifier.net.graph import Tensor as Place
 from verifier.net.inputs import MAX_ENTRIES, checked_dims
-from verifier.net.nested import reads
+from verifier.net.nested import operators_in, reads
 from verifier.net.runtime import Tensors, element_type, first_line, is_number, run_session, session_of
 from verifier.net.weights import read_weights, refuse_not_finite
 from verifier.result import ModelError, UnsupportedError
@@ -149,7 +149,12 @@ def shape_is_open(t: Trace, raw: Raw, open_shapes: set[str]) -> bool:
 
 def mark_constants(t: Trace, raw: Raw, results: Tensors, open_shapes: set[str]) -> None:
     """Adds to `t.values` the outputs of `raw` that do not depend on the network's inputs."""
-    if raw.op in RANDOM or (raw.op == "Dropout" and raw.input(2) and bool(np.any(t.values.get(raw.inputs[2], True)))):
+    inside = [v for v in raw.attrs.values() if isinstance(v, onnx.GraphProto)] if raw.op in HOLDS_GRAPHS else []
+    if (
+        raw.op in RANDOM
+        or any(RANDOM & operators_in(g) for g in inside)
+        or (raw.op == "Dropout" and raw.input(2) and bool(np.any(t.values.get(raw.inputs[2], True))))
+    ):
         return
     for k, name in enumerate(raw.outputs):
         mask = raw.op == "Dropout" and k == 1

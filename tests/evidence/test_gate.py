@@ -92,7 +92,6 @@ SUM = model(
     "float[1,1] y",
     opset=18,
 )
-OPAQUE = model("y = ReduceProd <keepdims = 1> (x)", "float[1,20] x", "float[1,1] y")
 WAYS = {
     "input boxes": (RELUS, 2, "(assert (>= Y_0 100))", {"split": "input"}),
     "neurons": (RELUS, 2, "(assert (>= Y_0 100))", {"split": "neurons"}),
@@ -115,6 +114,42 @@ def test_every_way_to_a_verdict_passes_the_gate(way, tmp_path, monkeypatch):
     monkeypatch.setattr(Gate, "passed", closed)
     result = api.verify(m, written(tmp_path, [(-1, 1)] * n, rows), config(attack="none", **search))
     assert result.reason == "the gate is closed" and asked in ([Verdict.UNSAT], [Verdict.UNKNOWN])
+
+
+class NoCluster:
+    """As many workers as are needed to say that nothing ran."""
+
+    ours = None
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def slots(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("said", ["unsat", "unknown"])
+def test_cubes_pass_the_gate_once_over_what_workers_return(said, tmp_path, monkeypatch):
+    from verifier.bench import cubes
+
+    monkeypatch.setattr(cubes, "Cluster", NoCluster)
+    monkeypatch.setattr(cubes.Conquest, "run", lambda self, listener: (said, "what workers say", ""))
+    model_path = tmp_path / "m.onnx"
+    onnx.save(RELUS, model_path)
+    for rows, wanted in (("(assert (<= Y_0 0.001))", "sat"), ("(assert (>= Y_0 100))", said)):
+        path = written(tmp_path, [(-1, 1)] * 2, rows)
+        last = cubes.conquer("nowhere", str(model_path), path, config(), silent, Deadline.after(20))
+        assert last["verdict"] == wanted and last["stats"]["gate runs"] > 0
+        assert last["witness"].startswith("((X_0") == (wanted == "sat")
+
+
+def test_attack_only_passes_the_gate(tmp_path):
+    """Without bounds and without an attack there is nothing but the gate."""
+    m = model("y = Det(x)", "float[3,3] x", "float[] y")  # no bounds of a determinant of nine variables are asked for
+    plain = model("y = ReduceProd <keepdims = 1> (x)", "float[1,40] x", "float[1,1] y")
+    for proto, n in ((m, 9), (plain, 40)):
+        result = api.verify(proto, written(tmp_path, [(0.5, 1)] * n, "(assert (<= Y_0 2))"), config(attack="none"))
+        assert result.verdict == "sat"
 
 
 def test_an_empty_input_set_needs_no_run(tmp_path):

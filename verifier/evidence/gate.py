@@ -31,14 +31,14 @@ from verifier.evidence.replay import Replayer
 from verifier.problem import Problem
 from verifier.result import ModelError, Verdict, Witness
 
-CALL = 20_000  # multiply-adds that one run costs beyond the model's own, as measured for models of a few neurons
-NODE = 2_000  # the same for every operator
-JUDGING = 300  # the same for every comparison of the property
-BUDGET = 20_000_000  # multiply-adds that are spent in any case
+CALL = 400_000  # multiply-adds in the time of what one run costs beyond the model's own
+NODE = 15_000  # the same for every operator
+JUDGING = 1_000  # the same for every comparison of the property
+BUDGET = 200_000_000  # multiply-adds that are spent in any case
 SHARE = 0.02  # of the search's work, beyond that
 BOUNDING = 6.0  # a subproblem's bounds against running the network forward at one point
-MOST = 512  # points, where nothing speaks for more
-DOUBTFUL_BUDGET, DOUBTFUL_MOST = 1_000_000_000, 8192  # the same where margins are below the noise
+MOST = 384  # points, where nothing speaks for more
+DOUBTFUL_BUDGET, DOUBTFUL_MOST = 1_000_000_000, 4096  # the same where margins are below the noise
 SAFETY = 8.0  # noise counts as so many times what was measured
 CLEAR = 2.0**-7  # margins above this share of a row's size are above any runtime's noise: it is not measured
 NOISY = 64  # points at which noise is measured
@@ -66,7 +66,7 @@ class Finding:
     @property
     def doubtful(self) -> bool:
         """Whether what was proved is within the runtime's noise."""
-        return self.margin <= SAFETY * self.noise
+        return self.margin < SAFETY * self.noise
 
 
 class Gate:
@@ -75,8 +75,8 @@ class Gate:
     def __init__(self, problem: Problem, replayer: Replayer, seed: int):
         self.problem, self.replayer, self.seed = problem, replayer, seed
         network = replayer.network
-        self.cost = CALL + multiply_adds(problem) + NODE * len(network.nodes)
-        self.cost += JUDGING * replayer.judged_by.comparisons
+        self.network_cost = multiply_adds(problem) + NODE * len(network.nodes)
+        self.cost = CALL + self.network_cost + JUDGING * replayer.judged_by.comparisons
 
     def passed(
         self, verdict: Verdict, reason: str, near: NearMisses, subproblems: float, deadline: Deadline
@@ -121,7 +121,7 @@ class Gate:
         if every is not None:
             return every
         found = Finding()
-        work = SHARE * BOUNDING * subproblems * self.cost
+        work = SHARE * BOUNDING * subproblems * self.network_cost
         first = self.always(near)
         for point in first:
             if self._run([point], found, proved):

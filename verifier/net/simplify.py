@@ -213,8 +213,8 @@ def settle(g: Draft, roots: frozenset[str], rewrite: bool) -> None:
 
 def outputs_as_nodes(g: Draft, inputs: tuple[Tensor, ...], outputs: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the outputs, each of them a node. An input y as output becomes a Reshape to its own shape under a new
-    name; a constant c becomes x_0 0 + c, with x_0 the first entry of the first input that has any: in float64, which
-    holds whole numbers as a replay compares them."""
+    name; a constant c is put beside x_0, the first entry of the first input that has any, and taken from there: in
+    float64, which holds whole numbers as a replay compares them."""
     names = {t.name for t in inputs}
     result = []
     for name in outputs:
@@ -238,19 +238,18 @@ def rename_constant(g: Draft, name: str, value: np.ndarray) -> None:
 
 
 def emit_standing(g: Draft, inputs: tuple[Tensor, ...], value: np.ndarray, name: str) -> str:
-    """A constant as x_0 0 + c, flat, in float64; see `outputs_as_nodes`."""
+    """A constant beside x_0, flat, in float64; see `outputs_as_nodes`."""
     bias = value.astype(np.float64).reshape(-1)
     source = next((t for t in inputs if t.size), inputs[0])
     x = g.emit("Reshape", (source.name,), shape=(source.size,))
     x = g.emit("Slice", (x,), shape=(1,), axes=(0,), starts=(0,), ends=(1,), steps=(1,))
     if source.dtype.kind != "f":
         x = g.emit_dtype("Cast", (x,), (1,), np.dtype(np.float64), to="float64")
-    weight = g.constant(np.zeros((1, bias.size)), name)
-    return g.emit_dtype("Linear", (x, weight, g.constant(bias, name)), (bias.size,), np.dtype(np.float64))
+    return beside(g, x, bias, name)
 
 
 def move_constants(g: Draft, inputs: tuple[Tensor, ...]) -> None:
-    """Nodes that rules made of constants alone read the first of them as x_0 0 + c: operators need an input that moves,
+    """Nodes that rules made of constants alone read the first of them beside x_0: operators need an input that moves,
     and bounds see to what their arithmetic rounds."""
     nodes, g.nodes = g.nodes, []
     for n in nodes:
@@ -263,6 +262,18 @@ def move_constants(g: Draft, inputs: tuple[Tensor, ...]) -> None:
             x = g.emit("Reshape", (x,), shape=g.shapes[name])
             n = replace(n, inputs=(*n.inputs[:k], x, *n.inputs[k + 1 :]))
         g.nodes.append(n)
+
+
+def beside(g: Draft, x: str, value: np.ndarray, name: str) -> str:
+    """A constant (n,) float64 as a node that reads x (1,): what is moved about is exact. Numbers that single precision
+    does not hold are rounded when the network is bound, which sums account for: these become x 0 + value."""
+    kind, n = np.dtype(np.float64), value.size
+    with np.errstate(over="ignore"):
+        if (value.astype(np.float32) != value).any():
+            weight = g.constant(np.zeros((1, n)), name)
+            return g.emit_dtype("Linear", (x, weight, g.constant(value, name)), (n,), kind)
+    both = g.emit_dtype("Concat", (x, g.constant(value, name)), (n + 1,), kind, axis=0)
+    return g.emit("Slice", (both,), shape=(n,), axes=(0,), starts=(1,), ends=(n + 1,), steps=(1,))
 
 
 def drop_dead(g: Draft, roots: frozenset[str]) -> bool:

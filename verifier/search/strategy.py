@@ -30,6 +30,7 @@ from verifier.search.portfolio import Portfolio
 from verifier.search.summands import SumSearch
 
 ATTACK_ONLY_SECONDS = 60.0  # how long a network without bounds is attacked before `unknown` is said
+ATTACK_ONLY_SHARE = 0.5  # of the time left, at most
 NAMED = 3  # nodes without bounds that are named
 FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if neurons can be split as well
 MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
@@ -156,7 +157,8 @@ def solve(
         near=near or NearMisses(),
     )
     if plan.unbounded:
-        return Search(parts, config, deadline.sooner(ATTACK_ONLY_SECONDS), listener).attack_only(
+        until = deadline.sooner(min(ATTACK_ONLY_SECONDS, ATTACK_ONLY_SHARE * deadline.left()))
+        return Search(parts, config, until, listener).attack_only(
             plan.unbounded, deadline
         )
     parts = replace(parts, memory=parts.memory // len(plan.splits))

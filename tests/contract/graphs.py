@@ -6,11 +6,14 @@ node and its constants; functions of one number come from the registry, with the
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from verifier.net.graph import Network, Node, Tensor
 
 F = np.dtype(np.float32)
+TRUTHS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or")
+PLACES = ("ArgMax", "ArgMin")
 ENTRYWISE = ["Mul", "Max", "Min"]  # joint functions of two values
 ALONG, REDUCED = ["Softmax", "LogSoftmax"], ["ReduceLogSumExp", "ReduceMax", "ReduceMin"]  # joint functions along axes
 REACHED = [*ENTRYWISE, "MatMul", "Einsum", *ALONG, *REDUCED, "MaxPool"]
@@ -38,8 +41,16 @@ class Builder:
 
     def emit(self, kind: str, inputs: tuple[str, ...], shape: tuple[int, ...], **attrs) -> None:
         name = f"v{len(self.nodes)}"
-        self.nodes.append(Node(name, kind, inputs, shape, F, attrs))
+        self.nodes.append(Node(name, kind, inputs, shape, self.dtype(kind, inputs, attrs), attrs))
         self.values.append((name, shape))
+
+    def dtype(self, kind: str, inputs: tuple[str, ...], attrs: dict) -> np.dtype:
+        """The element type of a node's result."""
+        if kind == "Cast":
+            return np.dtype(ml_dtypes.bfloat16 if attrs["to"] == "bfloat16" else attrs["to"])
+        if kind == "Reshape":
+            return next((n.dtype for n in self.nodes if n.name == inputs[0]), F)
+        return np.dtype(bool if kind in TRUTHS else np.int64 if kind in PLACES else F)
 
     def pick(self) -> Value:
         """Mostly one of the last few values."""

@@ -67,7 +67,7 @@ def rewritten(network: Network, keep: tuple[str, ...]) -> Network:
 def value(network: Network, name: str, x: torch.Tensor) -> np.ndarray:
     """A node's tensor (5, *shape), by what comes before it."""
     last = next(k for k, n in enumerate(network.nodes) if n.name == name)
-    out = Tensor(name, network.nodes[last].shape, graphs.F)
+    out = Tensor(name, network.nodes[last].shape, network.nodes[last].dtype)
     cut = replace(network, nodes=network.nodes[: last + 1], outputs=(out,))
     return Program(cut, torch.float64, "cpu").forward(x).numpy()
 

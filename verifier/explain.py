@@ -64,8 +64,8 @@ def _network(network: Network) -> Iterator[str]:
             yield f"  {word} {name} {_shape(t.shape)} {t.dtype}{fixed}"
     sizes: Counter = Counter()
     for node in network.nodes:
-        sizes[node.kind] += prod(node.shape)
-    for kind, count in sorted(network.kinds().items(), key=lambda item: -sizes[item[0]]):
+        sizes[node.operator] += prod(node.shape)
+    for kind, count in sorted(Counter(n.operator for n in network.nodes).items(), key=lambda item: -sizes[item[0]]):
         yield f"  {count:4d} x {kind:<20} {sizes[kind]:>9,} values"
 
 

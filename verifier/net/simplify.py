@@ -123,6 +123,11 @@ from them, are the ones seen on zeros; only the outputs have been seen to keep t
 may change is not constant: it comes from ShapeDynamic. A piece of the model with such shapes inside that depends on a
 few integers alone is one node: 'Lookup', inputs these integers, attribute `piece` (`verifier.net.lookup`).
 
+Without an operator. What has no kind here and ONNX Runtime runs is left to it: 'Opaque', inputs as far back as they can
+be seen, attributes `piece`, `op` and `why` (`verifier.net.opaque`). Before that, branches, loops and sequences that do
+not depend on x are carried out (`verifier.net.control`), and operators that ONNX defines by others are replaced by
+their bodies (`verifier.net.functions`).
+
 Several outputs. Output k > 0 of an operator with several that is not rewritten is a node of its own with kind '<Op>:k'
 and the inputs and attributes of the first ('TopK:1' are the indices).
 

@@ -112,7 +112,7 @@ class Outside(Opaque):
         batches = [as_given(x, kind) for x, (_, _, kind) in zip(xs, self.piece.inputs)]
         found = [missing]
         for arrays in zip(*batches):
-            result = self.piece.run(arrays)
+            result = self.piece.run([np.asarray(a) for a in arrays])  # of scalars numpy makes numbers
             fits = result is not None and tuple(result.shape) == self.out_shape
             found.append(torch.from_numpy(as_travelling(result)).to(dtype) if fits else missing)
         return torch.stack(found)[1:].to(self.site.device)

@@ -243,8 +243,8 @@ def _middle(trace: Trace, value: int) -> Tensor:
     l, u = trace.boxes[0]
     found, steps = {0: l + (u - l) / 2}, trace.program.steps
     for k in range(1, value + 1):
-        found[k] = steps[k].op.forward(*(found[i] for i in steps[k].inputs))
-    return found[value].reshape(-1)
+        found[k] = steps[k].run(*(found[i] for i in steps[k].inputs))
+    return found[value].to(l.dtype).reshape(-1)
 
 
 def _part(box: Tensor, window: Window) -> Tensor:

@@ -258,8 +258,10 @@ class Gate:
             return
         x, y = (np.stack([pair[k] for pair in found.seen]) for k in (0, 1))
         sizes = np.abs(np.nan_to_num(np.concatenate([x, y], 1), posinf=0.0, neginf=0.0)).max(0)
-        terms = np.abs(query.term_coef) * sizes[query.term_var]
-        scale = np.add.reduceat(terms, query.term_start[:-1]) + np.abs(query.const)
+        coef, starts = np.abs(query.term_coef), query.term_start[:-1]
+        largest, single = np.maximum.reduceat(coef, starts), np.diff(query.term_start) == 1
+        unit = np.where(single, largest, np.exp2(np.frexp(largest)[1] * (np.abs(np.log2(largest)) > 20)))
+        scale = (np.add.reduceat(coef * sizes[query.term_var], starts) + np.abs(query.const)) / unit  # as rows are
         if margin > CLEAR * scale.max():
             return
         exact = self._in_float64(x)
@@ -268,8 +270,8 @@ class Gate:
         with np.errstate(all="ignore"):
             off = np.abs(y - exact)
         off = np.where(np.isfinite(off), off, 0.0).max(0)
-        noise = np.abs(query.term_coef) * np.concatenate([np.zeros(query.n_inputs), off])[query.term_var]
-        found.margin, found.noise = margin, float(np.add.reduceat(noise, query.term_start[:-1]).max())
+        noise = coef * np.concatenate([np.zeros(query.n_inputs), off])[query.term_var]
+        found.margin, found.noise = margin, float((np.add.reduceat(noise, starts) / unit).max())
 
     def _in_float64(self, x: np.ndarray) -> np.ndarray | None:
         """The network's outputs (N, p) in float64 at points (N, n) as the model receives them; None where operators

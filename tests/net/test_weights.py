@@ -78,6 +78,12 @@ def test_sparse_weights_are_read_as_dense_ones(flat):
     assert np.array_equal(found, dense)
 
 
+def test_sparse_constants_are_read_as_dense_ones():
+    values, places = numpy_helper.from_array(np.float32([1, 2])), numpy_helper.from_array(np.array([0, 5]))
+    constant = node("Constant", "", "w", sparse_value=helper.make_sparse_tensor(values, places, (3, 2)))
+    assert kinds(check(model([constant, node("MatMul", "x w")], {"x": (1, 3)}))) == ["Linear"]
+
+
 # --- old opsets
 
 

@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from verifier.net.draft import Raw
 from verifier.net.inputs import checked_dims
@@ -38,26 +38,32 @@ def read_weights(graph: onnx.GraphProto, used: set[str]) -> Tensors:
 
 
 def with_dense_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with dense weights in place of sparse ones; the given one is left as it is."""
-    if not model.graph.sparse_initializer:
+    """The model with dense weights and constants in place of sparse ones; the given one is left as it is."""
+    constants = [k for k, n in enumerate(model.graph.node) if any(a.name == "sparse_value" for a in n.attribute)]
+    if not model.graph.sparse_initializer and not constants:
         return model
     made = onnx.ModelProto()
     made.CopyFrom(model)
     for sparse in model.graph.sparse_initializer:
-        name = sparse.values.name
-        dims = checked_dims(name, sparse.dims)
-        try:
-            values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-            dense = np.zeros(dims, values.dtype)
-            if indices.ndim == 1:
-                dense.reshape(-1)[indices] = values
-            else:
-                dense[tuple(indices.T)] = values
-        except Exception as e:
-            raise ModelError(f"sparse weight {name!r} cannot be read: {first_line(e)}") from None
-        made.graph.initializer.append(numpy_helper.from_array(dense, name))
+        made.graph.initializer.append(dense(sparse, sparse.values.name))
     del made.graph.sparse_initializer[:]
+    for k in constants:
+        node = made.graph.node[k]
+        value = dense(node.attribute[0].sparse_tensor, node.output[0])
+        node.attribute[0].CopyFrom(helper.make_attribute("value", value))
     return made
+
+
+def dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
+    """A sparse tensor as an ordinary one; places are flat or tuples."""
+    dims = checked_dims(name, sparse.dims)
+    try:
+        values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        array = np.zeros(dims, values.dtype)
+        array[np.unravel_index(places, dims) if places.ndim == 1 else tuple(places.T)] = values
+    except Exception as e:
+        raise ModelError(f"sparse weight {name!r} cannot be read: {first_line(e)}") from None
+    return numpy_helper.from_array(array, name)
 
 
 def refuse_not_finite(raws: Sequence[Raw], values: Mapping[str, np.ndarray], weights: Container[str]) -> None:

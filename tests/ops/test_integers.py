@@ -125,3 +125,26 @@ def test_wrapping_is_numpys(dtype, value):
 def test_floats_are_cut_off():
     assert truncated(torch.tensor([1.9, -1.9, 0.0])).tolist() == [1, -1, 0]
     assert truncated(torch.tensor([2.0**63, 2.0**64 - 2048], dtype=torch.float64)).tolist() == [-(2**63), -2048]
+
+
+def test_a_box_that_wraps_as_one_stays_exact():
+    """uint8 90 .. 100 plus 200 is 34 .. 44; a box across the type's end is anything."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "d"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 2, (2,))],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(np.array([200], np.uint8), "d")],
+    )
+    program = compiled(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), torch.float32
+    )
+    rows = torch.cat([torch.eye(2), -torch.eye(2)])[None]
+    METHODS.load()
+    for l, u, least, most in ((90, 100, 34, 44), (50, 60, 0, 255), (3, 4, 203, 204)):
+        box = torch.full((1, 2), float(l)), torch.full((1, 2), float(u))
+        for method in ("interval", "crown"):
+            lb = METHODS[method].run(program, *box, rows, 1 << 28).lb[0]
+            torch.testing.assert_close(
+                lb, torch.tensor([least, least, -most, -most], dtype=lb.dtype), rtol=1e-4, atol=1e-3
+            )

@@ -114,7 +114,9 @@ def reduce_integers(n: Raw, g: Draft) -> None:
     RULES[n.op](replace(n, inputs=(wide, *n.inputs[1:]), outputs=(result,)), g)
     if n.op == "ReduceLogSumExp":  # the greatest entry plus log(sum of exp(x - it)) >= 0, which is cut off alone
         result = g.emit("Floor", (result,), shape=g.shapes[y], jitter=1e-6)
-    exact = {"whole": 1} if n.op in WHOLE else {"near": 0 if n.op == "ReduceMean" else 1}
+    exact = {"whole": 1} if n.op in WHOLE else {"near": 1}
+    if n.op == "ReduceMean":
+        exact = {"part": max(1, math.prod(g.shapes[x])) // max(1, math.prod(g.shapes[y]))}
     g.emit("Cast", (result,), y, to=g.dtypes[y].name, saturate=1, **exact)
 
 

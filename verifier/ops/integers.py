@@ -4,7 +4,8 @@ Bounds are in real arithmetic, the runtime's integers of b bits are numbers modu
 of them agree with real arithmetic modulo 2^b whatever wraps in between, because reduction modulo 2^b is a homomorphism
 of rings. So the true result is `wrap(y)`, the number of the type that is congruent to the real y, and one step behind
 the operator says everything (`Whole`): where the box of y lies within the type it is the identity, with itself as both
-lines; elsewhere the result is any number of the type, and flat.
+lines; where one multiple of 2^b brings the whole box there, that is added; elsewhere the result is any number of the
+type, and flat.
 
 Means with weights (interpolation) are computed in floats and then brought to a whole number, by one rule or another:
 the result is less than 1 and a rounding away from the real one, which types of up to 16 bits keep below 1.01, and never
@@ -109,11 +110,25 @@ class Whole(Stepwise):
         """Where no whole number in the box leaves the type; ends that floats cannot hold count as outside."""
         return (l > float(self.ends[0]) - 1) & (u < float(self.ends[1]) + 1)
 
+    def _shift(self, l: Tensor, u: Tensor) -> Tensor:
+        """The multiple of 2^bits that brings all whole numbers of a box into the type, 0 where there is none (or they
+        are there): whole numbers that floats hold, so that nothing is rounded.
+        """
+        attrs, least, length = self.site.attrs, float(self.ends[0]), float(self.ends[1] - self.ends[0] + 1)
+        if self.off or attrs.get("entry", 0) or attrs.get("saturate", 0):
+            return torch.zeros_like(l)
+        first, last = l.ceil(), u.floor()
+        k, end = ((x - least) / length for x in (first, last))
+        held = torch.maximum(l.abs(), u.abs()) < 0.25 / torch.finfo(l.dtype).eps
+        one = held & (first <= last) & (k.floor() == end.floor()) & ~self._inside(l, u)
+        return torch.where(one, -k.floor() * length, 0.0)
+
     def interval(self, *boxes: Box) -> Box:
         l, u = boxes[0]
         inside, least, most = self._inside(l, u), float(self.ends[0]), float(self.ends[1])
-        low = torch.where(inside, l - self.off, least).clamp(min=least)
-        high = torch.where(inside, u + self.off, most).clamp(max=most)
+        shift = self._shift(l, u)
+        low = torch.where(inside, l - self.off, torch.where(shift != 0, l.ceil() + shift, least)).clamp(min=least)
+        high = torch.where(inside, u + self.off, torch.where(shift != 0, u.floor() + shift, most)).clamp(max=most)
         if self.site.attrs.get("entry", 0):
             return low, high
         first, last = low.ceil() + 0.0, high.floor() + 0.0  # + 0.0: no -0
@@ -122,10 +137,10 @@ class Whole(Stepwise):
 
     def relax(self, *boxes: Box) -> Planes:
         l, u = boxes[0]
-        low, high = self.interval((l, u))
-        inside = self._inside(l, u)
-        slope = inside.to(l.dtype)
-        below, above = torch.where(inside, -self.off, low), torch.where(inside, self.off, high)
+        (low, high), shift = self.interval((l, u)), self._shift(l, u)
+        straight = self._inside(l, u) | (shift != 0)
+        slope = straight.to(l.dtype)
+        below, above = torch.where(straight, shift - self.off, low), torch.where(straight, shift + self.off, high)
         return EntryPlanes([slope], below, [slope], above, boxes)
 
     def loose(self, *boxes: Box) -> tuple[Tensor, ...]:

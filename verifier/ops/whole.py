@@ -68,9 +68,19 @@ class Convert(Stepwise):
         least, most = (float(e) for e in self.ends)
         if self.near:  # what is cast is off by as much, relative to its size
             l, u = l - NEAR * (1 + l.abs()), u + NEAR * (1 + u.abs())
+        l, u = self._multiples(l, u)
         known = (l >= least) & (u < most + 1) & finite(l, u)
         inside = torch.trunc(l) + 0.0, torch.trunc(u) + 0.0  # + 0.0: no -0
         return torch.where(known, inside[0], least), torch.where(known, inside[1], most)
+
+    def _multiples(self, l: Tensor, u: Tensor) -> Box:
+        """A box of multiples of 1/n (attribute `part`), brought to the first and the last of them where that is exact:
+        products with n round to the near side of a whole number that floats hold, and quotients stay whole.
+        """
+        n = float(self.site.attrs.get("part", 0))
+        first, last = (l * n).ceil(), (u * n).floor()
+        fits = (torch.maximum(first.abs(), last.abs()) < 0.25 / torch.finfo(l.dtype).eps) & (first <= last) & (n > 0)
+        return torch.where(fits, first / n, l), torch.where(fits, last / n, u)
 
     def relax(self, *boxes: Box) -> Planes:
         l, u = boxes[0]

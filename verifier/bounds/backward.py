@@ -19,6 +19,10 @@ bias, |a||b|, the lines' offsets and at last |a||x|, is charged with the gamma o
 ones are cut into blocks of 64 that are added in float64, so they count 64 terms. All of this is subtracted from the
 bounds: rows come out sound in real arithmetic.
 
+Where a box is infinite, so are offsets of lines, and weights. A row that multiplies one of them by anything but 0 is
+lost: its bias becomes -inf, which says that nothing is known. 0 times them is 0, so all other rows are what they are
+without them. Traces say whether there is anything to look for (`Trace.wild`).
+
 Symbols: D domains, S rows, N = D S, m input dimensions; a: (N, *shape) of the value it stands on; bias, charge: (N,).
 """
 
@@ -99,6 +103,10 @@ def settle(trace: Trace, rows: Rows, value: int, a: Tensor) -> None:
     """Minimises a (N, *shape) over the box of a value that stands still: its part of the rows ends here."""
     l, u = (t.reshape(trace.domains, 1, -1) for t in trace.boxes[value])
     wide = a.reshape(trace.domains, -1, l.shape[-1])
+    if trace.wild:
+        lost = ((wide > 0) & ~torch.isfinite(l)) | ((wide < 0) & ~torch.isfinite(u)) | torch.isnan(wide)
+        rows.bias[lost.any(-1).flatten()] = -torch.inf
+        l, u = torch.where(torch.isfinite(l), l, 0.0), torch.where(torch.isfinite(u), u, 0.0)
     low = block_sum(wide.clamp(min=0).mul_(l).add_(wide.clamp(max=0).mul_(u)))
     mass = block_sum(wide.abs().mul_(torch.maximum(l.abs(), u.abs())))
     rows.bias += low.flatten()
@@ -118,13 +126,23 @@ def finish(trace: Trace, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor
 
 def charge_for(trace: Trace, rows: Rows, a: Tensor, weight: Tensor) -> None:
     """Adds |a| . weight to the charge."""
+    if trace.wild:
+        weight = _known(rows, a.reshape(len(a), -1), weight)
     rows.charge += dot(torch.abs(a, out=trace.scratch(a)).view(len(a), -1), weight)
+
+
+def _known(rows: Rows, a: Tensor, numbers: Tensor) -> Tensor:
+    """The numbers (n,) or (N, n) with 0 for those that are not finite; rows a (N, n) that read one of them are lost."""
+    known = torch.isfinite(numbers)
+    rows.bias[((a != 0) & ~known).any(-1)] = -torch.inf
+    return torch.where(known, numbers, 0.0)
 
 
 def _collect(trace: Trace, rows: Rows, k: int, a: Tensor) -> None:
     """Bias and rounding of an affine step."""
     if k in trace.offsets:
-        rows.bias += dot(a.reshape(len(a), -1), trace.offsets[k])
+        flat, offset = a.reshape(len(a), -1), trace.offsets[k]
+        rows.bias += dot(flat, _known(rows, flat, offset) if trace.wild else offset)
     if k in trace.weights:
         charge_for(trace, rows, a, trace.weights[k])
 
@@ -138,7 +156,11 @@ def _relaxed(trace: Trace, rows: Rows, k: int, a: Tensor, count: int) -> Tensor:
     for part, offset, sign in ((pos, lines.lo_b, -1), (neg, lines.up_b, 1)):
         if offset is None:
             continue
-        flat = torch.mul(part, offset.reshape(trace.domains, 1, -1), out=trace.scratch(part)).view(n, -1)
+        offset = offset.reshape(trace.domains, 1, -1)
+        if trace.wild:
+            each = offset.expand_as(part).reshape(n, -1)
+            offset = _known(rows, part.reshape(n, -1), each).view_as(part)
+        flat = torch.mul(part, offset, out=trace.scratch(part)).view(n, -1)
         ones = flat.new_ones(flat.shape[-1])
         total = dot(flat, ones)
         rows.bias += total
@@ -187,6 +209,10 @@ def _enclosed(trace: Trace, rows: Rows, k: int, a: Tensor) -> tuple[Tensor, ...]
     flat_pos, flat_neg = (t.reshape(domains, wide.shape[1], -1) for t in (pos, neg))
     offsets_and_weights = (planes.lo_b, planes.up_b, planes.lo_w, planes.up_w)
     low, high, low_w, high_w = (t.reshape(domains, 1, -1) for t in offsets_and_weights)
+    if trace.wild:
+        sides = (flat_pos, low), (flat_neg, high), (flat_pos, low_w), (flat_neg, high_w)
+        each = ((f.reshape(n, -1), t.expand_as(f).reshape(n, -1)) for f, t in sides)
+        low, high, low_w, high_w = (_known(rows, f, t).view_as(flat_pos) for f, t in each)
     rows.bias += block_sum((flat_pos * low).addcmul_(flat_neg, high)).view(n)
     weighed = block_sum((flat_pos * low_w).addcmul_(flat_neg, high_w, value=-1)).view(n)
     rows.charge.add_(weighed, alpha=error)

@@ -66,7 +66,7 @@ class Enclosures(NamedTuple):
 def pays(trace: Trace) -> bool:
     """Whether there are products, few enough of them over few enough dimensions, in a network that moves as a whole."""
     program = trace.program
-    if not program.products or program.n_in > MOST_MOVING or trace.still is not None:
+    if not program.products or program.n_in > MOST_MOVING or trace.still is not None or trace.wild:
         return False
     return sum(size(program.shapes[v]) for v in program.factors) <= MOST_ENTRIES
 

@@ -45,6 +45,7 @@ class Certifier:
         self.r, self.program = relaxation, program
         root, dtype = relaxation.trace, program.dtype
         self.base = Trace(program, [(l.to(dtype), u.to(dtype)) for l, u in root.boxes])
+        self.base.wild = root.wild
         self.base.magnitudes = {k: t.to(dtype) for k, t in root.magnitudes.items()}
         for k in range(len(root.boxes)):
             self.base.sizes[k] = root.size_of(k).to(dtype)
@@ -107,7 +108,7 @@ class Certifier:
         """The root's trace with the domains' lines and cuts in place."""
         base, n, dtype = self.base, len(lower), self.program.dtype
         l, u = base.boxes[0]
-        trace = Trace(self.program, [(l.expand(n, -1), u.expand(n, -1))])
+        trace = Trace(self.program, [(l.expand(n, -1), u.expand(n, -1))], wild=base.wild)
         trace.weights, trace.offsets, trace.sizes = base.weights, base.offsets, base.sizes
         trace.product_weights, trace.rounding = base.product_weights, base.rounding
         trace.underflow = base.underflow

@@ -113,7 +113,7 @@ class Tightener:
         if planes <= limit and int(loose.reshape(trace.domains, -1).sum(1).max()) > PLANES_PAY * self.columns:
             self.walker.tighten(trace, value, loose, limit)
             loose = loose_entries(trace, value)
-        if trace.domains == 1 and trace.within is None and trace.still is None:
+        if trace.domains == 1 and trace.within is None and trace.still is None and not trace.wild:
             # The boxes of early values are what all others are made of, and most values need far less than is left.
             by_entries(trace, value, loose, limit, max(LEAST_SECONDS, SHARE * (self.end - time.monotonic())))
         else:

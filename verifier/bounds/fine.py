@@ -42,7 +42,7 @@ def in_float64(trace: Trace, fine: Program) -> Trace:
             out.lines[k] = Lines(*(None if t is None else t.double() for t in lines))
         else:
             out.lines[k] = lines.double()
-    out.one_sided, out.underflow = trace.one_sided, trace.underflow
+    out.one_sided, out.underflow, out.wild = trace.one_sided, trace.underflow, trace.wild
     out.magnitudes = {k: t.double() * MARGIN for k, t in trace.magnitudes.items()}
     for k, step in enumerate(fine.steps):
         if k and trace.moves(k) and isinstance(step.op, Affine):

@@ -27,6 +27,7 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.base import NOTHING, Given, Part, RowBounds, thin, widest
 from verifier.bounds.final import final_rows
+from verifier.bounds.interval import depends
 from verifier.bounds.program import Program, Step
 from verifier.bounds.trace import Trace, trace_values
 from verifier.ops.base import Affine, Joint, Move, gamma
@@ -62,13 +63,7 @@ class Walker:
             if not trace.moves(self.at):
                 continue
             inputs = [self.planes[i] if trace.moves(i) else self._flat(trace, i) for i in step.inputs]
-            if isinstance(step.op, Affine):
-                self.planes[self.at] = _affine(step, inputs)
-            elif isinstance(step.op, Joint):
-                fan = trace.lines[self.at].fan
-                self.planes[self.at] = _enclosed(trace, self.at, inputs) if fan else self._flat(trace, self.at)
-            else:
-                self.planes[self.at] = _relaxed(trace, self.at, inputs[0])
+            self.planes[self.at] = self._through(trace, step, inputs)
             for i in step.inputs:
                 if max(self.program.consumers[i]) <= self.at:
                     self.planes.pop(i, None)
@@ -81,6 +76,28 @@ class Walker:
         crossed = below > above  # both boxes hold every value of a non-empty set: only rounding can make them cross
         trace.boxes[value] = (torch.where(crossed, l, below), torch.where(crossed, u, above))
 
+    def _through(self, trace: Trace, step: Step, inputs: list[Planes]) -> Planes:
+        """The planes of what a step makes of its inputs' planes. Entries of which these say nothing make results of
+        which they say nothing, and leave all others alone.
+        """
+        if not isinstance(step.op, (Affine, Joint)):
+            return _relaxed(trace, self.at, inputs[0])
+        if isinstance(step.op, Joint) and not trace.lines[self.at].fan:
+            return self._flat(trace, self.at)
+        lost = None
+        if trace.wild:
+            wild = [~torch.isfinite(torch.stack([p.abs().sum(1) for p in planes[:2]] + [planes[2]])).all(0)
+                    for planes in inputs]  # fmt: skip
+            if any(bool(w.any()) for w in wild):
+                inputs = [_without(planes, w) for planes, w in zip(inputs, wild)]
+                if isinstance(step.op, Affine):
+                    lost = depends(step.op, wild)
+                else:
+                    marks = (w.to(inputs[0][0].dtype).unsqueeze(1) for w in wild)
+                    lost = ~(trace.lines[self.at].reach(*marks)[:, 0] == 0)
+        low, high, e = _affine(step, inputs) if isinstance(step.op, Affine) else _enclosed(trace, self.at, inputs)
+        return low, high, e if lost is None else torch.where(lost, torch.inf, e)
+
     def _flat(self, trace: Trace, value: int) -> Planes:
         """The box as planes without slope: of what stands still, and what is carried through a joint step whose planes
         cannot be pushed.
@@ -88,6 +105,14 @@ class Walker:
         l, u = trace.boxes[value]
         rest = l.new_zeros((l.shape[0], self.width, *l.shape[1:]))
         return tuple(torch.cat([t.unsqueeze(1), rest], 1) for t in (l, u)) + (torch.zeros_like(l),)
+
+
+def _without(planes: Planes, entries: Tensor) -> Planes:
+    """Planes with those of marked entries (D, *shape) bool replaced by 0."""
+    low, high, e = planes
+    at = entries.unsqueeze(1)
+    new = torch.where(at, 0.0, low)
+    return new, new if low is high else torch.where(at, 0.0, high), torch.where(entries, 0.0, e)
 
 
 def _spread(plane: Tensor) -> Tensor:

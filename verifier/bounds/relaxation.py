@@ -18,6 +18,7 @@ outputs.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
@@ -33,6 +34,7 @@ from verifier.ops.piecewise import ThroughZero
 from verifier.ops.pointwise import Pointwise
 
 WORTH = 0.95  # the lines of a curve are drawn anew on intervals of less than this share of the root's
+LARGE = 1e15  # stands for infinity where bounds are only optimised
 NARROW = 1e-3  # a curve on an interval of less than this share of the root's is split no more
 
 
@@ -59,6 +61,9 @@ class Relaxation:
     def __init__(self, trace: Trace, split: bool = False):
         """`split`: whether domains will be split, so that factors of products have columns and columns have kin."""
         self.trace, self.program = trace, trace.program
+        # What optimisation walks over; it has no use for infinite numbers, and proves nothing.
+        self.offsets = {k: self.hint(t) for k, t in trace.offsets.items()}
+        self.joint = {k: self._hinted(t) for k, t in trace.lines.items() if isinstance(t, Planes)}
         self.sites: dict[int, Site] = {}
         lower, upper, at, bent = [], [], 0, 0
         for k in sorted(trace.lines):
@@ -112,6 +117,19 @@ class Relaxation:
         if split:
             self._gather_kin()
         self.splittable = self.kinked | self.bendable
+
+    def hint(self, t: Tensor) -> Tensor:
+        """Numbers to optimise with: infinite ones, if there may be some, replaced by ones so large that no row that
+        reads one seems refuted, while 0 times one is 0.
+        """
+        return torch.nan_to_num(t, nan=0.0, posinf=LARGE, neginf=-LARGE) if self.trace.wild else t
+
+    def _hinted(self, planes: Planes) -> Planes:
+        if not self.trace.wild:
+            return planes
+        out = copy(planes)
+        out.lo_b, out.up_b = self.hint(planes.lo_b), self.hint(planes.up_b)
+        return out
 
     def _gather_kin(self) -> None:
         """What planes of products are drawn from, and which columns speak for those that are like them."""
@@ -225,7 +243,8 @@ class Relaxation:
         """Per column: default lower slope, upper slope and offset, lower offset, range of the lower slope, and the
         slopes left and right of the kink (equal where there is none to split at).
         """
-        step, (lo_a, lo_b, up_a, up_b) = self.program.steps[site.step], self.trace.lines[site.step]
+        step, lines = self.program.steps[site.step], self.trace.lines[site.step]
+        lo_a, lo_b, up_a, up_b = (None if t is None else self.hint(t) for t in lines)
         lo_a, up_a = self._flat(lo_a, site), self._flat(up_a, site)
         lo_b, up_b = (torch.zeros_like(lo_a) if t is None else self._flat(t, site) for t in (lo_b, up_b))
         if not site.convex:
@@ -255,7 +274,7 @@ class Relaxation:
         keep = lines.lo_a.reshape(-1)
         shift = None
         if lines.lo_b is not None:
-            shift = torch.where(loose, 0.0, lines.lo_b.reshape(-1))
+            shift = torch.where(loose, 0.0, self.hint(lines.lo_b).reshape(-1))
             shift = shift if bool((shift != 0).any()) else None
         convex = isinstance(step.op, ThroughZero) and step.op.slopes[0] <= step.op.slopes[1]
         least, most = (step.op.slopes[0], step.op.slopes[1]) if convex else (0.0, 0.0)
@@ -341,7 +360,8 @@ class Relaxation:
             op = self.program.steps[k].op
             if bool(mine.any()) and op.uniform:
                 a, b = l[mine][None], u[mine][None]
-                fresh = curves_of(op, a, b, [t if t is not None else torch.zeros_like(a) for t in op.relax(a, b)])
+                default = [self.hint(t) if t is not None else torch.zeros_like(a) for t in op.relax(a, b)]
+                fresh = curves_of(op, a, b, default)
                 lines.curves.put(row[mine], self.curve_of[column[mine]], fresh)
 
 

@@ -91,8 +91,14 @@ class Targets:
         return torch.where(self.start(region), worst, float("inf"))
 
     def apply(self, y: Tensor, row: Tensor) -> Tensor:
-        """coef[row] @ y for points y (N, p) and indices row (N, S): (N, S). Differentiable in y."""
+        """coef[row] @ y for points y (N, p) and indices row (N, S): (N, S). Differentiable in y. Entries of y that are
+        not finite make NaN of the rows that read them, and of no others.
+        """
         y = y.to(self.coef.dtype)  # a model may end in integers or truth values
+        finite = torch.isfinite(y)
+        if not bool(finite.all()):
+            lost = ((~finite).to(y.dtype) @ (self.coef != 0).to(y.dtype).T).gather(1, row) > 0
+            return torch.where(lost, torch.nan, self.apply(torch.where(finite, y, 0.0), row))
         if len(self.coef) <= 8 * row.shape[1]:
             # One product for all distinct rows costs less than gathering a copy of the rows for every point.
             return (y @ self.coef.T).gather(1, row)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite
 from threading import get_ident
 from typing import NamedTuple
 
@@ -60,6 +61,8 @@ class Trace:
     product_weights: dict[int, Tensor] = field(default_factory=dict)
     # How many loose entries of a value were left with their intervals, since bounding them would have taken too long.
     left_out: dict[int, int] = field(default_factory=dict)
+    # Whether some box is infinite: passes then look where (`verifier.bounds.backward`).
+    wild: bool = False
     # What products too small for the working precision may have lost, over all steps so far.
     underflow: float = 0.0
     # Multipliers of splits by the step that reads the split values, and as which of its inputs (see
@@ -119,8 +122,18 @@ def count_underflow(trace: Trace, k: int) -> None:
     program, info = trace.program, torch.finfo(trace.boxes[0][0].dtype)
     step = program.steps[k]
     terms = step.op.terms[1] if isinstance(step.op, Affine) else step.op.terms if isinstance(step.op, Joint) else 2
-    reach = sum((float(trace.size_of(i).sum()) for i in step.inputs), float(trace.size_of(k).sum()))
+    reach = sum(_finite_sum(trace, i) for i in (*step.inputs, k))
     trace.underflow = trace.underflow + 4 * info.tiny * ((terms + 2) * reach + 4 * size(program.shapes[k]))
+
+
+def _finite_sum(trace: Trace, value: int) -> float:
+    """Sum of the sizes of a value's entries; those without bounds, which nothing is proved of, mark the trace."""
+    sizes = trace.size_of(value)
+    total = float(sizes.sum())
+    if not isfinite(total):
+        trace.wild = True
+        total = float(torch.where(torch.isfinite(sizes), sizes, 0.0).sum(dtype=torch.float64))
+    return total
 
 
 Tighten = Callable[["Trace", int, Tensor, int], None]
@@ -146,6 +159,8 @@ def trace_values(
         step = program.steps[k]
         if not trace.moves(k):
             trace.boxes.append(still.boxes.get(k))
+            if k in still.boxes and not isfinite(float(sum(t.abs().sum() for t in still.boxes[k]))):
+                trace.wild = True
             continue
         if isinstance(step.op, Nonlinear):
             for i in set(step.inputs) - done:
@@ -209,6 +224,10 @@ def weight_of(trace: Trace, k: int, terms: int) -> Tensor | None:
         weight = constant if weight is None else weight + constant
     sizes = [trace.size_of(i).view(1, *program.shapes[i]) for i in program.steps[k].inputs]
     doubt = op.doubt(*sizes)
+    if doubt is not None and trace.wild:
+        known = [torch.isfinite(s) for s in sizes]
+        lost = op.doubt(*((~t).to(s.dtype) for t, s in zip(known, sizes))) > 0
+        doubt = torch.where(lost, torch.inf, op.doubt(*(torch.where(t, s, 0.0) for t, s in zip(known, sizes))))
     if doubt is not None:
         doubt = doubt.reshape(-1) * 1.01
         weight = doubt if weight is None else weight + doubt

@@ -60,7 +60,7 @@ class Pass:
         the pass stood before each nonlinear step: what it would start from if only lines from there on changed.
         """
         r, start = self.r, self.start
-        program, trace = r.program, r.trace
+        program = r.program
         if start.rows is not None:
             row = start.rows[:, 0] if start.rows.shape[1] == 1 else torch.einsum("ns,nsp->np", m.weights, start.rows)
             live, bias = {start.top: row}, (m.weights * start.const).sum(1)
@@ -76,8 +76,8 @@ class Pass:
                 continue
             step = program.steps[k]
             if isinstance(step.op, Affine):
-                if k in trace.offsets:
-                    bias = bias + torch.mv(a.reshape(self.n, -1), trace.offsets[k])
+                if k in r.offsets:
+                    bias = bias + torch.mv(a.reshape(self.n, -1), r.offsets[k])
                 parts = step.op.adjoint(a)
             elif isinstance(step.op, Joint):
                 self.touched.append(k)
@@ -159,7 +159,7 @@ class Pass:
     def _planes(self, k: int) -> tuple[Planes, int]:
         """The planes of a joint step; 1 where every domain has its own, 0 where all share those of the root."""
         own = self.lines.planes.get(k)
-        return (self.r.trace.lines[k], 0) if own is None else (own, 1)
+        return (self.r.joint[k], 0) if own is None else (own, 1)
 
     @property
     def x(self) -> Tensor:
@@ -174,7 +174,7 @@ class Pass:
         for k in self._order(mixed):
             step = program.steps[k]
             if isinstance(step.op, Affine):
-                values[k] = step.op.forward(*(values[i] for i in step.inputs))
+                values[k] = self.r.hint(step.op.forward(*(values[i] for i in step.inputs)))
             elif isinstance(step.op, Joint):
                 planes, own = self._planes(k)
                 low, high = (t.squeeze(own) for t in planes.values(*(values[i].unsqueeze(own) for i in step.inputs)))

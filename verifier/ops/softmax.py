@@ -19,6 +19,9 @@ so never more than the direct plane; above it closed less than a hundredth of th
 
 log p_i = x_i - LSE with LSE between its tangent at m and log C(m) + (C(x) - C(m)) / C(m), a tangent of the concave log.
 
+An entry that is -inf on the whole box (its score is masked) has exp(x_j) = 0 and takes no part: p_j is 0, log p_j is
+-inf, and everything else is as in a group without it.
+
 The range of p_i is that of 1 / (1 + sum_(j != i) exp(x_j - x_i)), monotone in every entry: its ends lie at corners.
 
 Rounding. Everything is formed in float64. A relative error of `tolerance` covers an exponential (its argument, below
@@ -77,21 +80,26 @@ class Shifted:
     u: Tensor
     m: Tensor
     r: Tensor
-    known: Tensor  # (D, G, 1): all ends of the group are finite
+    known: Tensor  # (D, G, 1): all ends of the group are finite, but for those of masked entries
+    masked: Tensor  # (D, G, K): -inf on the whole box; ends and middle are 0 here, exponentials and slopes too
 
     @classmethod
     def of(cls, l: Tensor, u: Tensor) -> Shifted:
         l, u = l.double(), u.double()
-        known = (torch.isfinite(u - l) & (u.abs() < 1e300) & (l.abs() < 1e300)).all(-1, keepdim=True)
-        l, u = torch.where(known, l, 0.0), torch.where(known, u, 0.0)
+        finite = torch.isfinite(u - l) & (u.abs() < 1e300) & (l.abs() < 1e300)
+        masked = u == -torch.inf
+        known = (finite | masked).all(-1, keepdim=True) & finite.any(-1, keepdim=True)
+        masked = masked & known
+        l, u = (torch.where(known & ~masked, t, 0.0) for t in (l, u))
         m = l + (u - l) / 2
-        return cls(l, u, m, torch.maximum(u - m, m - l), known)
+        return cls(l, u, m, torch.maximum(u - m, m - l), known, masked)
 
     def __post_init__(self):
-        top = self.u.amax(-1, keepdim=True)
-        self.el = torch.exp(self.l - top) * (1 - 2e-13)
-        self.eu = torch.exp(self.u - top) * (1 + 2e-13) + 1e-300
-        self.em = torch.exp(self.m - top)
+        hidden = lambda x: torch.where(self.masked, -torch.inf, x)
+        top = hidden(self.u).amax(-1, keepdim=True)
+        self.el = torch.exp(hidden(self.l) - top) * (1 - 2e-13)
+        self.eu = torch.where(self.masked, 0.0, torch.exp(hidden(self.u) - top) * (1 + 2e-13) + 1e-300)
+        self.em = torch.exp(hidden(self.m) - top)
         self.top, width = top, self.u - self.l
         wide = width > 1e-9
         self.k = torch.where(wide, (self.eu - self.el) / torch.where(wide, width, 1.0), self.em)
@@ -102,7 +110,8 @@ class Shifted:
         self.at = self.at * (1 + 4e-15)
         self.cm = self.at.sum(-1, keepdim=True)
         self.zm = self.em.sum(-1, keepdim=True)
-        self.soft, self.z = torch.softmax(self.m, -1), torch.log_softmax(self.m, -1)
+        self.soft = torch.softmax(hidden(self.m), -1)
+        self.z = torch.where(self.masked, 0.0, torch.log_softmax(hidden(self.m), -1))
 
 
 class GroupPlanes(Planes):
@@ -180,7 +189,8 @@ class AlongAxes(Joint):
         low, high = torch.cat(lows, -1), torch.cat(highs, -1)
         # The largest gap is off by 2^-53 of itself, and bounds the sum's logarithm from below.
         t = tolerance(k)
-        low, high = low - t * low.abs() - t, high + t * high.abs() + t
+        masked = high == -torch.inf
+        low, high = low - t * low.abs() - t, torch.where(masked, high, high + t * high.abs() + t)
         return torch.where(torch.isnan(low), -torch.inf, low), torch.where(torch.isnan(high), 0.0, high).clamp(max=0.0)
 
     def interval(self, *boxes: Box) -> Box:
@@ -190,8 +200,12 @@ class AlongAxes(Joint):
     def relax(self, *boxes: Box) -> Planes:
         l, u = (self.groups.split(t) for t in boxes[0])
         at, z = Shifted.of(l, u), self.logs(l, u)
-        sides = [anchored(at, *side, sign, l.dtype) for side, sign in ((self.lower(at, z), 1), (self.upper(at, z), -1))]
-        known = self.groups.join(at.known.expand(l.shape))
+        inside = tuple(torch.where(at.masked, 0.0, t) for t in z)
+        parts = ((self.lower(at, inside), 1), (self.upper(at, inside), -1))
+        # What is masked is a constant: no plane of its own, and no part in those of others, where its slope w is 0.
+        alone = lambda d, c: (torch.where(at.masked, 0.0, t) for t in (d, c))
+        sides = [anchored(at, v, *alone(d, c), w, mass, sign, l.dtype) for (v, d, c, w, mass), sign in parts]
+        known = self.groups.join(at.known & ~at.masked)
         offsets = [
             torch.where(known, self.groups.join(b), end) for (_, b, _), end in zip(sides, self._ends(z, l.dtype))
         ]
@@ -320,10 +334,11 @@ class LogSumExp(Joint):
     def relax(self, *boxes: Box) -> Planes:
         l, u = (self.groups.split(t) for t in boxes[0])
         at, dtype, ends = Shifted.of(l, u), l.dtype, self.interval(*boxes)
-        most = torch.logsumexp(at.u, -1, keepdim=True)
+        hidden = lambda x: torch.where(at.masked, -torch.inf, x)
+        most = torch.logsumexp(hidden(at.u), -1, keepdim=True)
         sides = []
         for sign, value, w in (
-            (1, torch.logsumexp(at.m, -1, keepdim=True), at.soft),
+            (1, torch.logsumexp(hidden(at.m), -1, keepdim=True), at.soft),
             (-1, at.top + torch.log(at.cm), at.k / at.cm),
         ):
             flat = (value > most) if sign < 0 else torch.zeros_like(at.known)

@@ -38,7 +38,7 @@ class Children:
         r = self.relaxation
         bias = torch.zeros_like(r.lower)
         for site in r.readers:
-            offset = r.trace.offsets.get(site.value)
+            offset = r.offsets.get(site.value)
             if offset is not None:
                 bias[site.cut] = offset if site.index is None else offset[site.index]
         return bias

@@ -41,7 +41,7 @@ def row_values(problem, r: int, y: np.ndarray) -> dict[int, list[Fraction]]:
     """The rows of region r at y, by disjunct."""
     found = {k: [] for k in range(int(problem.slots[r]))}
     for s in np.flatnonzero(problem.row[r] >= 0):
-        terms = zip(problem.coef[problem.row[r, s]].tolist(), y.tolist())
+        terms = zip(problem.coef[int(problem.row[r, s])].tolist(), y.tolist())
         total = sum((Fraction(c) * Fraction(v) for c, v in terms if c), Fraction(float(problem.const[r, s])))
         found[int(problem.slot[r, s])].append(total)
     return found
@@ -103,7 +103,7 @@ def test_agrees_with_the_query_on_points(q, seed):
         assert x[problem.moving].tolist() == t.tolist()
         y = run(network, x)[0]
         flat = run(problem.network, t)[0]
-        assert flat[:2].tolist() == y.tolist()
+        assert flat.tolist() == np.concatenate([x, y])[problem.names].tolist()
         assert holds(problem, t, flat) == (q.holds(x, y) >= 0)
 
 
@@ -168,7 +168,7 @@ def test_constants_of_fixed_coordinates_are_rounded_down(coefs, values, const):
     row = {i: c for i, c in enumerate(coefs) if c} | {4: 1.0}
     q = query(4, 1, [([*values, 0.0], [*values, 1.0])], [(0, [(row, const)])])
     problem = compile_problem(network, q)
-    assert problem.moving.tolist() == [3] and problem.coef.tolist() == [[1.0]]
+    assert problem.moving.tolist() == [3] and problem.coef[:].tolist() == [[1.0]]
     exact = Fraction(const) + sum(Fraction(c) * Fraction(v) for c, v in zip(coefs, values))
     have = float(problem.const[0, 0])
     if np.isfinite(have):
@@ -225,14 +225,16 @@ def several() -> Network:
 
 def test_several_inputs_and_outputs_in_order():
     l, u = [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.5, 3.0, 4.5, 5.5]
-    q = query(5, 8, [(l, u)], [(0, [({5: 1.0, 2: 1.0, 3: 1.0}, 0.0)])])
+    every = ({v: -1.0 for v in range(5, 13)}, -100.0)  # what no row reads is left out
+    q = query(5, 8, [(l, u)], [(0, [({5: 1.0, 2: 1.0, 3: 1.0}, 0.0)]), (0, [every])])
     problem = compile_problem(several(), q)
     assert problem.moving.tolist() == [1, 3, 4]
     y = run(problem.network, np.array([2.25, 4.25, 5.25]))[0]
     want = [1 + 3 * 2.25, 2 + 4 * 2.25, 3.0, 4.25, 5.25, 3.0, 4.25, 5.25]
     assert y.tolist() == [*want, 4.25]  # the moving input that the row names is appended
     values = row_values(problem, 0, y)
-    assert values == {0: [Fraction(want[0]) + Fraction(4.25) + 3]}
+    assert values == {0: [Fraction(want[0]) + Fraction(4.25) + 3], 1: [Fraction(-100) - sum(map(Fraction, want))]}
+    assert problem.names.tolist() == [*range(5, 13), 3]
 
 
 def test_models_that_ignore_their_input():
@@ -249,7 +251,7 @@ def test_models_that_ignore_their_input():
     for network in (alone, folded):
         q = query(1, 2, [([0.0], [1.0])], [(0, [({1: -1.0}, 3.5)])])
         problem = compile_problem(network, q)
-        assert run(problem.network, np.array([0.5]))[0].tolist() == [3.0, -4.0]
+        assert run(problem.network, np.array([0.5]))[0].tolist() == [3.0] and problem.names.tolist() == [1]
         assert search(network, q, config(), refuse).verdict == Verdict.UNSAT
         near = query(1, 2, [([0.0], [1.0])], [(0, [({1: -1.0, 0: -1.0}, 3.5)])])  # 3 + x >= 3.5
         assert search(network, near, config(rounds=10), refuse).verdict == Verdict.UNKNOWN
@@ -261,7 +263,7 @@ def test_models_that_ignore_their_input():
     both = Network(
         both.inputs, both.nodes, {**both.constants, "k": np.array([7.0], F)}, (Tensor("k", (1,), F), *both.outputs), 13
     )
-    problem = compile_problem(both, query(2, 2, [([0.0] * 2, [1.0] * 2)], [(0, [({2: 1.0}, 0.0)])]))
+    problem = compile_problem(both, query(2, 2, [([0.0] * 2, [1.0] * 2)], [(0, [({2: 1.0, 3: 1.0}, 0.0)])]))
     assert run(problem.network, np.array([0.5, 0.25]))[0].tolist() == [7.0, 0.75]
 
 
@@ -376,3 +378,25 @@ def test_what_does_not_fit_is_said():
         compile_problem(network, query(2, 2, [([0.0] * 2, [1.0] * 2)], [(0, row)]))
     with pytest.raises(MismatchError, match="X_1"):
         compile_problem(network, query(2, 1, [([0.0] * 2, [1.0, np.inf])], [(0, row)]))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(queries(), st.data())
+def test_a_problem_of_some_disjuncts_says_the_same_of_these(q, data):
+    """Rows of the disjuncts that are kept have the same values, others are gone, and so are outputs that none reads."""
+    network = dense([np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.5]])], [np.array([0.5, -1.0])])
+    problem = compile_problem(network, q)
+    if not len(problem.lower):
+        return
+    there = np.arange(int(problem.slots.max()))[None] < problem.slots[:, None]
+    open = np.array([[bool(t) and data.draw(st.booleans()) for t in row] for row in there.tolist()])
+    some = problem.only(open)
+    kept = np.flatnonzero(open.any(1))
+    assert some.lower.tolist() == problem.lower[kept].tolist() and some.slots.tolist() == open[kept].sum(1).tolist()
+    t = np.array([1.5] * len(problem.moving))
+    whole, part = run(problem.network, t)[0], run(some.network, t)[0]
+    used = {int(v) for u in np.unique(some.row[some.row >= 0]) for v in some.names[np.flatnonzero(some.coef[int(u)])]}
+    assert not len(some.row) or not used or used == set(some.names.tolist())
+    for r, old in enumerate(kept.tolist()):
+        before = row_values(problem, old, whole)
+        assert list(row_values(some, r, part).values()) == [before[k] for k in np.flatnonzero(open[old])]

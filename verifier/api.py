@@ -179,7 +179,7 @@ def search(
             return Result(Verdict.UNKNOWN, reason, seconds=seconds, plan=lines)  # the gate runs through all inputs
         from verifier.search.strategy import solve
 
-        outcome = solve(problem, plan, config, deadline, on_event, judge, near)
+        outcome = solve(plan, config, deadline, on_event, judge, near)
     except Undecided as e:
         return Result(Verdict.UNKNOWN, str(e), seconds=seconds, plan=lines)
     except (MemoryError, RuntimeError) as e:

@@ -26,13 +26,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
 import numpy as np
 
 from verifier.elements import element_types, inward, is_whole, nearest, outward
 from verifier.net.graph import Network, Node, Tensor
 from verifier.result import MismatchError
+from verifier.rowtables import Coefficients, distinct_rows, tables
 from verifier.spec.contradict import contradicting
 from verifier.spec.query import Query
 
@@ -49,7 +49,7 @@ class Problem:
     base: np.ndarray  # (n,) float64, the fixed coordinates' values
     lower: np.ndarray  # (R, m) float64
     upper: np.ndarray
-    coef: np.ndarray  # (U, p) float64
+    coef: Coefficients  # U rows over p entries
     row: np.ndarray  # (R, S) int64, -1 where the region has fewer rows
     const: np.ndarray  # (R, S) float64
     strict: np.ndarray  # (R, S) bool: < 0 in place of <= 0
@@ -58,6 +58,8 @@ class Problem:
     kinds: tuple[np.dtype, ...] = (np.dtype(np.float64),)  # element types of inputs
     # (m,) int64: which of them a moving coordinate has; broadcasts
     kind: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    # (p,) int64: which of the query's variables (inputs before outputs) the entries of the flat output are
+    names: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def whole(self) -> np.ndarray:
@@ -73,6 +75,42 @@ class Problem:
             at = np.flatnonzero(kind == k)
             lower[:, at], upper[:, at] = outward(lower[:, at], element, -1), outward(upper[:, at], element, 1)
         return lower, upper
+
+    def only(self, open: np.ndarray) -> Problem:
+        """The problem with the disjuncts `open` (R, K) bool alone, the regions that have some, and the entries of the
+        output that their rows read.
+        """
+        kept = np.flatnonzero(open.any(1))
+        open, row, slot = open[kept], self.row[kept], self.slot[kept]
+        mine = (row >= 0) & np.take_along_axis(open, slot, 1)
+        order = np.argsort(~mine, axis=1, kind="stable")[:, : int(mine.sum(1).max(initial=0))]
+        picked = lambda t: np.take_along_axis(t, order, 1)
+        mine, place = picked(mine), np.cumsum(open, 1) - 1
+        used, row = np.unique(picked(row)[mine], return_inverse=True)
+        rows = np.full(mine.shape, -1)
+        rows[mine] = row.reshape(-1)
+        tables = {"const": self.const[kept], "strict": self.strict[kept], "slot": np.take_along_axis(place, slot, 1)}
+        coef = self.coef.take(used)
+        read, column = np.unique(coef.column, return_inverse=True)
+        network, names = self.network, self.names
+        if 0 < len(read) < coef.width:
+            (end,), names = network.outputs, names[read]
+            last = _picked(f"{end.name}/read", end.name, read, end.dtype)
+            network = replace(
+                network, nodes=(*network.nodes, last), outputs=(Tensor(last.name, last.shape, end.dtype),)
+            )
+            coef = Coefficients(coef.start, column.reshape(-1), coef.value, len(read))
+        return replace(
+            self,
+            network=network,
+            lower=self.lower[kept],
+            upper=self.upper[kept],
+            coef=coef,
+            row=rows,
+            slots=open.sum(1),
+            names=names,
+            **{name: np.where(mine, picked(t), 0).astype(t.dtype) for name, t in tables.items()},
+        )
 
     @property
     def most_moving(self) -> int:
@@ -98,12 +136,16 @@ def compile_problem(network: Network, query: Query) -> Problem:
     moving, base = _moving(lower, upper, kinds, kind)
     named = np.unique(query.term_var[query.term_var < query.n_inputs])
     used = np.intersect1d(named, moving)
-    flat = flatten(without_last_functions(network, query), moving, base, used)
+    read = np.unique(query.term_var[query.term_var >= query.n_inputs]) - query.n_inputs
+    if not len(read) + len(used):  # no row reads anything that is computed
+        read = np.arange(min(1, query.n_outputs))
+    flat = flatten(without_last_functions(network, query), moving, base, read, used)
     fixed = lower[0] if len(lower) else np.zeros(query.n_inputs)
-    coef, row_of, const_of = _distinct_rows(query, used, fixed)
-    tables = _tables(query, regions, row_of, const_of)
+    names = np.concatenate([query.n_inputs + read, used])
+    coef, row_of, const_of = distinct_rows(query, names, fixed)
+    rows = tables(query, regions, row_of, const_of)
     ends = lower[:, moving], upper[:, moving]
-    return Problem(flat, asked, moving, base, *ends, coef, *tables, kinds, kind[moving])
+    return Problem(flat, asked, moving, base, *ends, coef, *rows, kinds, kind[moving], names)
 
 
 def _check_fit(network: Network, query: Query) -> None:
@@ -197,8 +239,10 @@ def _keeps_order(n: Node, pairs: np.ndarray) -> bool:
     return n.kind in INCREASING or (n.kind in INCREASING_IF and all(n.attrs[k] > 0 for k in INCREASING_IF[n.kind]))
 
 
-def flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.ndarray) -> Network:
-    """One flat input t (m,), one flat output (p,): the model's outputs in order, then the inputs `used` by rows."""
+def flatten(network: Network, moving: np.ndarray, base: np.ndarray, read: np.ndarray, used: np.ndarray) -> Network:
+    """One flat input t (m,), one flat output (p,): the entries `read` of the model's outputs in order, then the inputs
+    `used`, both by rows. What no row reads is not there: nothing it does can matter.
+    """
     dtype = network.dtype
     nodes = [Node("//x", "Embed", ("//t", "//base"), base.shape, dtype, {"index": moving})]
     constants = {**network.constants, "//base": base}
@@ -209,31 +253,41 @@ def flatten(network: Network, moving: np.ndarray, base: np.ndarray, used: np.nda
         nodes += _entry(t, f"//cut:{t.name}", dtype)
         start += t.size
     nodes += network.nodes
-    parts = []
+    computed = {n.name for n in nodes}
+    parts, start = [], 0
     for i, t in enumerate(network.outputs):
-        if t.name in constants and t.name not in {n.name for n in network.nodes}:
-            constants[f"//out:{i}"] = np.asarray(constants[t.name]).reshape(-1)
+        mine = read[(read >= start) & (read < start + t.size)] - start
+        start += t.size
+        if not len(mine):
+            continue
+        if t.name in constants and t.name not in computed:
+            constants[f"//out:{i}"] = np.asarray(constants[t.name]).reshape(-1)[mine]
         else:
             nodes.append(Node(f"//out:{i}", "Reshape", (t.name,), (t.size,), dtype))
+            if len(mine) < t.size:
+                nodes[-1] = replace(nodes[-1], name=f"//flat:{i}")
+                nodes.append(_picked(f"//out:{i}", f"//flat:{i}", mine, dtype))
         parts.append(f"//out:{i}")
     if len(used):
-        nodes.append(
-            Node("//used", "Gather", ("//x",), (len(used),), dtype, {"axis": 0, "indices": used.astype(np.int64)})
-        )
+        nodes.append(_picked("//used", "//x", used, dtype))
         parts.append("//used")
-    width = network.n_outputs + len(used)
+    width = len(read) + len(used)
     if len(parts) > 1:
         nodes.append(Node("//y", "Concat", tuple(parts), (width,), dtype, {"axis": 0}))
     elif parts[0] in constants:  # a model that ignores its input
         nodes.append(Node("//all", "Concat", ("//x", parts[0]), (len(base) + width,), dtype, {"axis": 0}))
-        end = {"axes": (0,), "starts": (len(base),), "ends": (len(base) + width,), "steps": (1,)}
-        nodes.append(Node("//y", "Slice", ("//all",), (width,), dtype, end))
+        nodes.append(_picked("//y", "//all", len(base) + np.arange(width), dtype))
     else:
         nodes[-1] = replace(nodes[-1], name="//y")
     source = Tensor("//t", moving.shape, dtype)
     return replace(
         network, inputs=(source,), nodes=_needed(nodes), constants=constants, outputs=(Tensor("//y", (width,), dtype),)
     )
+
+
+def _picked(name: str, source: str, entries: np.ndarray, dtype: np.dtype) -> Node:
+    """Some entries of a flat tensor."""
+    return Node(name, "Gather", (source,), entries.shape, dtype, {"axis": 0, "indices": entries.astype(np.int64)})
 
 
 def _entry(t: Tensor, flat: str, dtype: np.dtype) -> list[Node]:
@@ -253,96 +307,3 @@ def _needed(nodes: list[Node]) -> tuple[Node, ...]:
             kept.append(node)
             wanted.update(node.inputs)
     return tuple(reversed(kept))
-
-
-def _distinct_rows(query: Query, used: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct coefficient rows (U, p) over the flat outputs, and for each of the M rows its place among them and its
-    constant.
-
-    A fixed input that a row names goes into the row's constant with the property's own value, rounded down (which can
-    only make a row harder to refute). Every row is scaled by the power of two that brings its largest coefficient near
-    1, so that no precision loses it.
-    """
-    n, p = query.n_inputs, query.n_outputs + len(used)
-    place = np.full(n + query.n_outputs, -1)
-    place[n:] = np.arange(query.n_outputs)
-    place[used] = query.n_outputs + np.arange(len(used))
-    var, coefs, const = place[query.term_var].astype(np.int64), query.term_coef, query.const.copy()
-    seen: dict[bytes, int] = {}
-    row_of = np.empty(len(const), np.int64)
-    firsts: list[tuple[np.ndarray, np.ndarray]] = []
-    starts = query.term_start.tolist()
-    for m, (a, b) in enumerate(zip(starts[:-1], starts[1:])):
-        v, c = var[a:b], coefs[a:b]
-        if (v < 0).any():
-            const[m] = _fold(const[m], c[v < 0], fixed[query.term_var[a:b][v < 0]])
-            v, c = v[v >= 0], c[v >= 0]
-        c, const[m] = scaled(c, const[m])
-        row_of[m] = seen.setdefault(v.tobytes() + c.tobytes(), len(seen))
-        if row_of[m] == len(firsts):
-            firsts.append((v, c))
-    coef = np.zeros((len(firsts), p))
-    for k, (v, c) in enumerate(firsts):
-        np.add.at(coef[k], v, c)
-    return coef, row_of, const
-
-
-def _fold(const: float, coef: np.ndarray, value: np.ndarray) -> float:
-    """const + coef . value, rounded down to float64."""
-    exact = Fraction(float(const)) + sum(Fraction(float(c)) * Fraction(float(x)) for c, x in zip(coef, value))
-    return _rounded_down(exact)
-
-
-def _rounded_down(exact: Fraction) -> float:
-    """The largest float64 that is not above; -inf where all are."""
-    try:
-        near = float(exact)
-    except OverflowError:
-        return float(np.finfo(np.float64).max) if exact > 0 else -np.inf
-    return near if Fraction(near) <= exact else float(np.nextafter(near, -np.inf))
-
-
-def scaled(coef: np.ndarray, const: float) -> tuple[np.ndarray, float]:
-    """Both divided by the only coefficient's size, or times the power of two that brings the largest coefficient into
-    [1/2, 1); the constant is rounded down if that is not exact.
-    """
-    if len(coef) == 1 and abs(coef[0]) != 1.0:
-        return np.sign(coef), _rounded_down(Fraction(float(const)) / abs(Fraction(float(coef[0]))))
-    largest = np.abs(coef).max(initial=0.0)
-    if largest == 0 or 2**-20 < largest < 2**20:
-        return coef, const
-    _, exponent = np.frexp(largest)
-    with np.errstate(over="ignore"):
-        scaled = np.ldexp(const, -exponent)
-    exact = np.isfinite(scaled) and np.ldexp(scaled, exponent) == const
-    return np.ldexp(coef, -exponent), float(scaled if exact else np.nextafter(scaled, -np.inf))
-
-
-def _tables(query: Query, regions: np.ndarray, row_of: np.ndarray, const_of: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Rows by region, padded to the longest: row, const, strict, slot (R, S), and the number of disjuncts (R,)."""
-    place = np.full(len(query.lower), -1)
-    place[regions] = np.arange(len(regions))
-    region = place[query.disjunct_region]
-    kept = np.flatnonzero(region >= 0)
-    slots = np.bincount(region[kept], minlength=len(regions)).astype(np.int64)
-    first = np.concatenate([[0], np.cumsum(slots)[:-1]]) if len(slots) else np.zeros(0, np.int64)
-    order = kept[np.argsort(region[kept], kind="stable")]
-    slot_of_disjunct = np.arange(len(order)) - first[region[order]] if len(order) else np.zeros(0, np.int64)
-    count = np.diff(query.row_start)[order]
-    owner = np.repeat(np.arange(len(order)), count)  # which entry of `order` each row belongs to
-    rows = (
-        np.concatenate([np.arange(query.row_start[k], query.row_start[k + 1]) for k in order]) if len(order) else owner
-    )
-    r = region[order][owner] if len(order) else owner
-    per_region = np.bincount(r, minlength=len(regions)) if len(regions) else np.zeros(0, np.int64)
-    column = (
-        np.arange(len(rows)) - np.repeat(np.concatenate([[0], np.cumsum(per_region)[:-1]]), per_region)
-        if len(rows)
-        else rows
-    )
-    shape = (len(regions), int(per_region.max()) if len(per_region) else 0)
-    row, const, strict, slot = (np.full(shape, v, t) for v, t in ((-1, np.int64), (0, float), (0, bool), (0, np.int64)))
-    rows = rows.astype(np.int64)
-    row[r, column], const[r, column], slot[r, column] = row_of[rows], const_of[rows], slot_of_disjunct[owner]
-    strict[r, column] = query.strict[rows]
-    return row, const, strict, slot, slots

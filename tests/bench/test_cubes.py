@@ -17,6 +17,7 @@ from verifier.config import Config
 from verifier.events import Deadline, silent
 from verifier.problem import Problem
 from verifier.result import FileError
+from verifier.rowtables import Coefficients
 
 HOW = ("lost", "memory", "deadline", "cancelled")
 
@@ -112,7 +113,7 @@ def some_problem(n: int = 3) -> Problem:
     names = ("lower", "upper", "row", "const", "strict", "slot", "slots")
     arrays = {k: np.arange(n, dtype=np.float64)[:, None] for k in names}
     network = SimpleNamespace(nodes=("a",), constants={"w": np.ones(2)})
-    return Problem(network, None, np.zeros(1, int), np.zeros(1), coef=np.ones((1, 1)), **arrays)
+    return Problem(network, None, np.zeros(1, int), np.zeros(1), coef=Coefficients.of(np.ones((1, 1))), **arrays)
 
 
 @pytest.mark.parametrize("first, last", [(3, 5), (0, 4), (2, 2), (-1, 1)])

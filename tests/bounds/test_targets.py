@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifier.bounds.targets import TINY, Targets
+from verifier.rowtables import Coefficients
 
 NUMBERS = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
 
@@ -31,7 +32,12 @@ def problems(draw):
         for s, entry in enumerate(f):
             table[:, r, s] = entry
     slots = np.array([len(r) for r in regions])
-    tables = {"coef": coef, "row": table[0].astype(np.int64), "const": table[1], "slot": table[2].astype(np.int64)}
+    tables = {
+        "coef": Coefficients.of(coef),
+        "row": table[0].astype(np.int64),
+        "const": table[1],
+        "slot": table[2].astype(np.int64),
+    }
     tables["strict"] = (tables["row"] + tables["slot"]) % 2 == 1 if strict else tables["row"] < -1
     return SimpleNamespace(**tables, slots=slots), regions
 
@@ -94,7 +100,9 @@ def test_refuted(case, data):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(cases(), st.data())
 def test_values(case, data):
-    """The largest row of every disjunct; -inf where there is none, inf for NaN and for slots that the region lacks."""
+    """The largest row of every disjunct; -inf where there is none, inf for NaN that is read and for slots that are not
+    there.
+    """
     problem, regions, region, _ = case
     targets = Targets(problem, torch.float64, "cpu")
     entry = st.one_of(NUMBERS, st.just(float("nan"))) if data.draw(st.booleans()) else NUMBERS
@@ -106,7 +114,10 @@ def test_values(case, data):
                 want = np.inf
             else:
                 strict = lambda i, k=k: bool(problem.strict.any()) and (i + k) % 2 == 1
-                rows = [(problem.coef[i] @ y[n] + c) or TINY * strict(i) for i, c in regions[r][k]]
+                rows = [
+                    (problem.coef[i] @ np.where(problem.coef[i] == 0, 0, y[n]) + c) or TINY * strict(i)
+                    for i, c in regions[r][k]
+                ]
                 want = max((np.inf if np.isnan(v) else v for v in rows), default=-np.inf)
             assert float(values[n, k]) == want
 
@@ -124,6 +135,8 @@ def test_apply_both_ways(seed):
         "slot": np.zeros((4, s), np.int64),
         "strict": np.zeros((4, s), bool),
     }
-    targets = Targets(SimpleNamespace(coef=coef, slots=np.ones(4, np.int64), **tables), torch.float64, "cpu")
+    targets = Targets(
+        SimpleNamespace(coef=Coefficients.of(coef), slots=np.ones(4, np.int64), **tables), torch.float64, "cpu"
+    )
     have = targets.apply(torch.from_numpy(y), torch.from_numpy(row))
     assert np.allclose(have.numpy(), np.einsum("nsp,np->ns", coef[row], y), atol=1e-12)

@@ -68,9 +68,9 @@ def solve(network, q, confirm, monkeypatch, method, seconds=20.0):
         return used[-1]
 
     monkeypatch.setattr(strategy, "with_still", noted)
-    outcome = strategy.solve(
-        p, strategy.plan(p, config), config, Deadline.after(seconds), silent, confirm or judge(p, network)
-    )
+    monkeypatch.setattr(strategy, "first_pass", lambda problem, program: problem)  # all regions are to be searched
+    plan = strategy.plan(p, config)
+    outcome = strategy.solve(plan, config, Deadline.after(seconds), silent, confirm or judge(p, network))
     return outcome, used[0].still is not None
 
 
@@ -108,7 +108,8 @@ def test_what_stands_still_holds_what_the_model_sees(monkeypatch):
     p = compile_problem(network, q)
     config = settings("crown", attack="none", rounds=1)
     config = replace(config, search=replace(config.search, split="input"))
-    strategy.solve(p, strategy.plan(p, config), config, Deadline.after(20.0), silent, refuse)
+    monkeypatch.setattr(strategy, "first_pass", lambda problem, program: problem)
+    strategy.solve(strategy.plan(p, config), config, Deadline.after(20.0), silent, refuse)
     still = seen[0].still
     assert still is not None and still.share < 0.5
     lower, upper = (torch.from_numpy(np.float32(t).astype(np.float64)) for t in (p.lower, p.upper))

@@ -88,8 +88,8 @@ def test_a_search_that_goes_wrong_is_noticed(how, monkeypatch):
     else:
         halves = bab.split
 
-        def half(domains):
-            children, whole = halves(domains)
+        def half(*parents):
+            children, whole = halves(*parents)
             return children.take(slice(0, max(1, len(children) // 2))), whole[:0]
 
         monkeypatch.setattr(bab, "split", half)

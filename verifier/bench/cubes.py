@@ -80,7 +80,8 @@ def restricted(problem: Problem, first: int, last: int, box: list[list[float]]) 
 def fingerprint(problem: Problem) -> str:
     """What tells two problems apart: cubes of one must not be decided on another."""
     mark = hashlib.sha256(repr(problem.network.nodes).encode())
-    arrays = {name: getattr(problem, name) for name in ("lower", "upper", "base", "moving", "coef")}
+    arrays = {name: getattr(problem, name) for name in ("lower", "upper", "base", "moving", "names")}
+    arrays |= {f"coef.{name}": getattr(problem.coef, name) for name in ("start", "column", "value")}
     arrays |= {name: getattr(problem, name) for name in ("row", "const", "strict", "slot", "slots")}
     for name, value in [*arrays.items(), *sorted(problem.network.constants.items())]:
         mark.update(f"{name} {value.dtype} {value.shape}".encode())
@@ -117,7 +118,7 @@ def order(problem: Problem, config: Config) -> list[int]:
     made = plan(problem, config)
     if not made.unbounded:
         try:
-            targets = Targets(problem, made.dtype, made.device)
+            targets = Targets(made.problem, made.dtype, made.device)
             lower, upper = (torch.from_numpy(e).to(made.device, made.dtype) for e in (l, u))
             region = torch.zeros(1, dtype=torch.int64, device=made.device)
             picked = targets.pick(region, targets.start(region))

@@ -272,7 +272,7 @@ def warm_up() -> None:
         check_supported(network)  # reads the operators' names, once for all jobs
         problem = compile_problem(network, query)
         plan, config = api.prepare(problem, Config(threads=1, device="cpu"), {})
-        solve(problem, plan, config, Deadline.after(2.0), silent, lambda x: None)
+        solve(plan, config, Deadline.after(2.0), silent, lambda x: None)
 
 
 def _small_network(n: int) -> Network:

@@ -19,6 +19,7 @@ from torch import Tensor
 from verifier.bounds import METHODS
 from verifier.bounds.base import NOTHING, Given, RowBounds, moving
 from verifier.bounds.program import Program
+from verifier.bounds.targets import RowTable
 
 # One coefficient tensor of a chunk on a CPU; measured best between 2 and 8 MiB on cores with 1-2 MiB of L2.
 CACHE_BYTES = 4 << 20
@@ -27,6 +28,8 @@ CACHE_BYTES = 4 << 20
 FEW, FEW_BYTES = 16, 96 << 20
 ROW_BYTES = 64 << 20  # one coefficient tensor of a single domain on a CPU, where rows do not fit the cache anyway
 LEAST_ROW_BYTES = 1 << 20  # where cutting rows further would save nothing that matters
+
+DENSE_BYTES = 256 << 20  # of the rows of a domain that are bounded in one go
 
 MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it on a CPU
 
@@ -79,7 +82,7 @@ def bound_rows(
     program: Program,
     l: Tensor,
     u: Tensor,
-    coef: Tensor,
+    coef: Tensor | RowTable,
     row: Tensor,
     method: str,
     limit: Limits | None = None,
@@ -91,6 +94,10 @@ def bound_rows(
     See `RowBounds`. Raises the device's out-of-memory error only when a few rows of a single domain do not fit.
     """
     limit = limit or limits(l.device)
+    most = max(1, DENSE_BYTES // max(1, coef.shape[1] * l.element_size()))
+    if row.shape[1] > most:  # so many rows over so many outputs are not made dense together
+        parts = [bound_rows(program, l, u, coef, part, method, limit, given) for part in row.split(most, 1)]
+        return RowBounds(*(torch.cat(t, 1) for t in zip(*parts)))
     run, entries = METHODS[method].run, METHODS[method].entries
 
     def one(cut: slice, row_bytes: int = limit.rows) -> RowBounds:

@@ -119,7 +119,7 @@ class Program:
         that lead somewhere even where there are jumps (`Operator.guide`), the same values up to rounding.
         """
         values: list[Tensor | None] = [x] + [None] * (len(self.steps) - 1)
-        last_use = self._last_use
+        last_use = self.last_use
         for k in range(1, len(self.steps)):
             step = self.steps[k]
             run = step.guide if guided else step.run
@@ -130,7 +130,7 @@ class Program:
         return values[self.output]
 
     @cached_property
-    def _last_use(self) -> list[int]:
+    def last_use(self) -> list[int]:
         last = [0] * len(self.steps)
         for k in range(1, len(self.steps)):
             for i in self.steps[k].inputs:

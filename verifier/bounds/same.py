@@ -21,7 +21,9 @@ import torch
 
 from verifier.bounds.program import Program
 from verifier.ops.base import Move, size
-from verifier.problem import Problem, scaled
+from verifier.problem import Problem
+from verifier.rowtables import Coefficients, scaled
+from verifier.spec.query import segments
 
 MOST = 1 << 24  # entries of all values, beyond which nobody asks
 
@@ -50,23 +52,26 @@ def merged(problem: Problem, program: Program) -> Problem:
     """The problem with the coefficients of entries that are one number added up, exactly; itself where there are none
     or a sum is no float64.
     """
-    first = same_entries(program)
-    twice = np.flatnonzero(first != np.arange(len(first)))
-    twice = twice[(problem.coef[:, twice] != 0).any(0)] if len(problem.coef) else twice[:0]
-    if not len(twice):
+    first, coef = same_entries(program), problem.coef
+    twice = first[coef.column] != coef.column
+    if not twice.any():
         return problem
-    coef, const = problem.coef.copy(), problem.const.copy()
-    for u in np.flatnonzero((coef[:, twice] != 0).any(1)).tolist():
+    affected = np.unique(segments(coef.start)[twice])
+    rows, const = (
+        [(coef.column[a:b], coef.value[a:b]) for a, b in zip(coef.start, coef.start[1:])],
+        problem.const.copy(),
+    )
+    for u in affected.tolist():
         terms: dict[int, Fraction] = {}
-        for j in np.flatnonzero(coef[u]).tolist():
-            terms[int(first[j])] = terms.get(int(first[j]), Fraction(0)) + Fraction(float(coef[u, j]))
-        row = np.zeros_like(coef[u])
-        for j, c in terms.items():
-            row[j] = float(c)
-            if Fraction(float(row[j])) != c:
-                return problem
-        used = np.flatnonzero(row)
-        coef[u] = row
+        for j, c in zip(*(t.tolist() for t in rows[u])):
+            terms[int(first[j])] = terms.get(int(first[j]), Fraction(0)) + Fraction(c)
+        left = {j: c for j, c in sorted(terms.items()) if c}
+        column, value = np.array(list(left), np.int64), np.array([float(c) for c in left.values()])
+        if any(Fraction(v) != c for v, c in zip(value.tolist(), left.values())):
+            return problem
+        rows[u] = column, scaled(value, 0.0)[0]
         for r, s in zip(*np.nonzero(problem.row == u)):
-            coef[u, used], const[r, s] = scaled(row[used], problem.const[r, s])
-    return replace(problem, coef=coef, const=const)
+            const[r, s] = scaled(value, problem.const[r, s])[1]
+    start = np.cumsum([0, *(len(c) for c, _ in rows)]).astype(np.int64)
+    column, value = (np.concatenate(t) for t in zip(*rows))
+    return replace(problem, coef=Coefficients(start, column, value, coef.width), const=const)

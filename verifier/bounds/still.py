@@ -181,7 +181,7 @@ def reach(program: Program) -> Tensor:
     """Which input dimension reaches which value: bool (m, K)."""
     one = torch.eye(program.n_in, dtype=program.dtype, device=program.device)
     masks, found = [one], [torch.ones(program.n_in, dtype=torch.bool, device=program.device)]
-    last = program._last_use
+    last = program.last_use
     for k in range(1, len(program.steps)):
         step = program.steps[k]
         if isinstance(step.op, Move):

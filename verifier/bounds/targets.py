@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.proved import proves_positive
+from verifier.ops.base import gamma
 from verifier.problem import Problem
+from verifier.rowtables import Coefficients
+
+MOST_DENSE = 1 << 24  # numbers of all rows, beyond which they are made dense a few at a time
 
 TINY = 1e-300  # what a row that must be < 0 lacks at 0
 
@@ -35,14 +39,69 @@ class Picked:
         return Picked(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
+class RowTable:
+    """U distinct rows of coefficients over p entries, in a precision, by their terms; `dense` (U, p) as well where that
+    is not too large.
+    """
+
+    def __init__(self, rows: Coefficients, dtype: torch.dtype, device: torch.device | str):
+        exact = torch.from_numpy(rows.value)
+        # A coefficient that underflows stays there: rows are told apart by which entries they read.
+        lost = (exact.to(dtype) == 0) & (exact != 0)
+        self.value = torch.where(lost, exact.sign() * torch.finfo(dtype).tiny, exact).to(device, dtype)
+        self.start, self.column = (torch.from_numpy(t).to(device) for t in (rows.start, rows.column))
+        self.length = self.start.diff()
+        self.owner = torch.repeat_interleave(torch.arange(len(rows), device=self.start.device), self.length)
+        self.shape, self.dtype, self.dense = rows.shape, dtype, None
+        if len(rows) * rows.width <= MOST_DENSE:
+            self.dense = self[torch.arange(len(rows), device=self.start.device)]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Rows (…, p) at an index (…)."""
+        if self.dense is not None:
+            return self.dense[index]
+        flat = index.reshape(-1)
+        length = self.length[flat]
+        owner = torch.repeat_interleave(torch.arange(len(flat), device=flat.device), length)
+        term = torch.arange(len(owner), device=flat.device) + (self.start[flat] - length.cumsum(0) + length)[owner]
+        rows = torch.zeros((len(flat), self.shape[1]), dtype=self.dtype, device=flat.device)
+        rows[owner, self.column[term]] = self.value[term]
+        return rows.reshape(*index.shape, self.shape[1])
+
+    def times(self, y: Tensor) -> Tensor:
+        """All rows at points y (N, p): (N, U). Differentiable in y."""
+        return y @ self.dense.T if self.dense is not None else self._sums(y[:, self.column] * self.value)
+
+    def read(self, entries: Tensor) -> Tensor:
+        """Which rows (N, U) bool read one of the entries (N, p) bool."""
+        return self._sums(entries[:, self.column].to(self.dtype)) > 0
+
+    def from_box(self, l: Tensor, u: Tensor) -> Tensor:
+        """Lower bounds (N, U) of all rows over boxes l, u (N, p), rounded down, -inf where nothing is known: as
+        `rows_from_box`, which says why a row that is an entry is not charged.
+        """
+        ends = torch.where(self.value > 0, l[:, self.column], u[:, self.column])
+        low, mass = self._sums(ends * self.value), self._sums(ends.abs() * self.value.abs())
+        terms = int(self.length.max()) if len(self) else 0
+        charge = 2 * gamma(terms + 4, self.dtype) * mass + 4 * torch.finfo(self.dtype).tiny * (terms + 1)
+        weight = self._sums(self.value.abs().unsqueeze(0))
+        plain = (self.length <= 1) & ((weight == 0) | (weight == 1))
+        low = torch.where(plain, low, low - charge)
+        return torch.where(torch.isfinite(low), low, -torch.inf)
+
+    def _sums(self, terms: Tensor) -> Tensor:
+        """Terms (N, T) added up row by row: (N, U)."""
+        return terms.new_zeros((len(terms), len(self))).index_add(1, self.owner, terms)
+
+
 class Targets:
     """The tables of a `Problem` as tensors; `coef` in the working precision, constants in float64."""
 
     def __init__(self, problem: Problem, dtype: torch.dtype, device: torch.device | str):
-        exact = torch.from_numpy(problem.coef)
-        # A coefficient that underflows stays there: rows are told apart by which entries they read.
-        lost = (exact.to(dtype) == 0) & (exact != 0)
-        self.coef = torch.where(lost, exact.sign() * torch.finfo(dtype).tiny, exact).to(device, dtype)
+        self.coef = RowTable(problem.coef, dtype, device)
         self.row = torch.from_numpy(problem.row).to(device)
         self.const = torch.from_numpy(problem.const).to(device)
         self.strict = torch.from_numpy(problem.strict).to(device)
@@ -97,11 +156,11 @@ class Targets:
         y = y.to(self.coef.dtype)  # a model may end in integers or truth values
         finite = torch.isfinite(y)
         if not bool(finite.all()):
-            lost = ((~finite).to(y.dtype) @ (self.coef != 0).to(y.dtype).T).gather(1, row) > 0
+            lost = self.coef.read(~finite).gather(1, row)
             return torch.where(lost, torch.nan, self.apply(torch.where(finite, y, 0.0), row))
-        if len(self.coef) <= 8 * row.shape[1]:
+        if self.coef.dense is None or len(self.coef) <= 8 * row.shape[1]:
             # One product for all distinct rows costs less than gathering a copy of the rows for every point.
-            return (y @ self.coef.T).gather(1, row)
+            return self.coef.times(y).gather(1, row)
         return torch.einsum("np,nsp->ns", y, self.coef[row])
 
 

@@ -25,6 +25,7 @@ from verifier.ops.pointwise import Pointwise
 from verifier.problem import Problem
 from verifier.result import UsageError, Verdict, Witness
 from verifier.search.bab import FEW_DIMENSIONS, Outcome, Parts, Search, regions_of
+from verifier.search.first_pass import first_pass
 from verifier.search.neurons import NeuronSearch
 from verifier.search.portfolio import Portfolio
 from verifier.search.summands import SumSearch
@@ -35,6 +36,7 @@ NAMED = 3  # nodes without bounds that are named
 FEW_MOVING = 20  # up to so many moving inputs are split one by one first, if neurons can be split as well
 MANY_MOVING = 64  # more than so many are not split one by one at all, if neurons can be
 KINDS = {"input": Search, "neurons": NeuronSearch, "terms": SumSearch}
+MANY_NUMBERS = 1 << 26  # rows of a region times outputs, beyond which neurons are not split
 MANY_REGIONS = 16  # from so many on it is asked what stands still in them
 VERY_MANY_REGIONS = 256  # so many are not taken one by one
 POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration says otherwise
@@ -42,8 +44,9 @@ POOL_BYTES = 2 << 30  # most that waiting domains take unless the configuration 
 
 @dataclass(frozen=True)
 class Plan:
-    """The decisions, each with its reason; and what they need."""
+    """The decisions, each with its reason; and what they need. `problem`: what intervals leave of the one asked for."""
 
+    problem: Problem
     program: Program
     dtype: torch.dtype
     device: torch.device
@@ -71,6 +74,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     asked = {"float32": torch.float32, "float64": torch.float64}
     dtype = asked.get(config.precision, torch.float64 if model == np.float64 else torch.float32)
     program = Program(problem.network, dtype, device)
+    problem, disjuncts = merged(problem, program), int(problem.slots.sum())
     splits: tuple[str, ...] = ()
     unbounded = _unbounded(program)
     why = "as configured" if config.precision in asked else f"the model is written in {model}"
@@ -87,6 +91,13 @@ def plan(problem: Problem, config: Config) -> Plan:
     if unbounded:
         reasons.append(f"no bounds for {', '.join(unbounded)}: attack only, for at most {ATTACK_ONLY_SECONDS:g} s")
     else:
+        if trusts_float32(program) or dtype == torch.float64:
+            asked_for, problem = problem, first_pass(problem, program)
+            if problem.network is not asked_for.network:
+                program = Program(problem.network, dtype, device)
+        left = int(problem.slots.sum())
+        if left < disjuncts:
+            reasons.append(f"intervals refute {disjuncts - left} of {disjuncts} disjuncts")
         splits, why = _splits(problem, program, config)
         if config.search.split == "auto" and SumSearch.fits(problem, program):
             splits = ("terms", *splits)
@@ -102,7 +113,7 @@ def plan(problem: Problem, config: Config) -> Plan:
         }
         how = "; where that stalls, ".join(words[s] for s in splits)
         reasons.append(f"search: {how}, up to {config.search.batch} domains a round ({why})")
-    return Plan(program, dtype, device, unbounded, splits, tuple(reasons))
+    return Plan(problem, program, dtype, device, unbounded, splits, tuple(reasons))
 
 
 def _unbounded(program: Program) -> tuple[str, ...]:
@@ -117,6 +128,8 @@ def _splits(problem: Problem, program: Program, config: Config) -> tuple[tuple[s
     kinks = sorted({s.node.kind for s in program.steps[1:] if isinstance(s.op, Pointwise) and s.op.uniform})
     if config.search.split != "auto" and (kinks or config.search.split == "input"):
         return (config.search.split,), "as configured"
+    if problem.row.shape[1] * problem.coef.width > MANY_NUMBERS:
+        return ("input",), "so many rows over so many outputs are not optimised together"
     if not kinks:
         return ("input",), "no function of one number to split"
     moving = problem.most_moving
@@ -128,7 +141,6 @@ def _splits(problem: Problem, program: Program, config: Config) -> tuple[tuple[s
 
 
 def solve(
-    problem: Problem,
     plan: Plan,
     config: Config,
     deadline: Deadline,
@@ -138,9 +150,9 @@ def solve(
 ) -> Outcome:
     """Carries the plan out. `near` is told what comes nearest to satisfying the property."""
     METHODS.load()
+    problem = plan.problem
     if not len(problem.lower):
-        return Outcome(Verdict.UNSAT, "the property's input set is empty")
-    problem = merged(problem, plan.program)
+        return Outcome(Verdict.UNSAT, "every disjunct refuted in every region; by intervals alone")
     targets = Targets(problem, plan.dtype, plan.device)
     whole = torch.from_numpy(problem.whole).to(plan.device)
     attack = Attack(plan.program, targets, config.seed, whole if bool(whole.any()) else None)

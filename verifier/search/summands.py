@@ -129,7 +129,7 @@ class SumSearch(Search):
         self.programs = [Program(t.network, torch.float64, device) for t in self.terms]
         self.reached = [reach(q)[:, -1] for q in self.programs]
         task = self.fresh.region  # every region has one row
-        self.factor = torch.from_numpy(p.coef[p.row[:, 0], 0]).to(device)
+        self.factor = torch.from_numpy(p.coef[p.row[:, 0]][:, 0].copy()).to(device)
         self.const = torch.from_numpy(p.const[:, 0]).to(device)
         self.strict = torch.from_numpy(p.strict[:, 0]).to(device)
         self.least = torch.full((len(self.terms), len(task)), torch.inf, dtype=torch.float64, device=device)

@@ -40,7 +40,9 @@ class Nearest:
 
 
 class NearMisses:
-    """`leaves`: minimisers of refuted subproblems with their bounds; `tried`: points of attacks with their largest row."""
+    """`leaves`: minimisers of refuted subproblems with their bounds; `tried`: points of attacks with their largest
+    row.
+    """
 
     def __init__(self) -> None:
         self.leaves, self.tried = Nearest(), Nearest()

@@ -46,7 +46,7 @@ def test_runs_as_in_onnx_runtime_and_has_bounds_that_prove_nothing_yet(model):
         program.forward(torch.from_numpy(x)).numpy(), session.run(None, {"image": x})[0], rtol=1e-4, atol=1e-4
     )
     l, u = (torch.from_numpy(e).float() for e in (problem.lower, problem.upper))
-    rows = torch.from_numpy(problem.coef).float()[None]
+    rows = torch.from_numpy(problem.coef[:]).float()[None]
     with torch.no_grad():
         lb = METHODS.load()["crown"].run(program, l, u, rows, limits(l.device).rows).lb
     assert bool(torch.isfinite(lb).all())

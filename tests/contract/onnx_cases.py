@@ -188,11 +188,12 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--match", default="")
     p.add_argument("--every", type=int, default=1)
+    p.add_argument("--start", type=int, default=0)
     p.add_argument("--method", default="pgd")
     args = p.parse_args()
     warm()
     counts: Counter[str] = Counter()
-    for case in used(args.every, match=args.match):
+    for case in used(args.every, args.start, args.match):
         begin = time.monotonic()
         how, what = alone(case, args.method)
         counts[how] += 1

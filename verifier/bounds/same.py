@@ -23,6 +23,7 @@ from verifier.bounds.program import Program
 from verifier.ops.base import Move, size
 from verifier.problem import Problem
 from verifier.rowtables import Coefficients, scaled
+from verifier.spec.contradict import MOST_WORK, contradict
 from verifier.spec.query import segments
 
 MOST = 1 << 24  # entries of all values, beyond which nobody asks
@@ -74,4 +75,22 @@ def merged(problem: Problem, program: Program) -> Problem:
             const[r, s] = scaled(value, problem.const[r, s])[1]
     start = np.cumsum([0, *(len(c) for c, _ in rows)]).astype(np.int64)
     column, value = (np.concatenate(t) for t in zip(*rows))
-    return replace(problem, coef=Coefficients(start, column, value, coef.width), const=const)
+    return _consistent(replace(problem, coef=Coefficients(start, column, value, coef.width), const=const))
+
+
+def _consistent(problem: Problem) -> Problem:
+    """The problem without disjuncts whose rows contradict each other now that entries that are one number are one."""
+    coef, work = problem.coef, 0
+    open = np.arange(int(problem.slots.max(initial=0)))[None] < problem.slots[:, None]
+    for r, k in zip(*(t.tolist() for t in np.nonzero(open))):
+        mine = np.flatnonzero((problem.row[r] >= 0) & (problem.slot[r] == k))
+        work += len(mine)
+        if work > MOST_WORK:
+            break
+        rows = []
+        for s in mine.tolist():
+            at = slice(int(coef.start[problem.row[r, s]]), int(coef.start[problem.row[r, s] + 1]))
+            terms = zip(coef.column[at].tolist(), map(Fraction, coef.value[at].tolist()))
+            rows.append((dict(terms), Fraction(float(problem.const[r, s])), bool(problem.strict[r, s])))
+        open[r, k] = not (np.isfinite(problem.const[r, mine]).all() and contradict(rows))
+    return problem if (open.sum(1) == problem.slots).all() else problem.only(open)

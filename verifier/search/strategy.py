@@ -74,7 +74,10 @@ def plan(problem: Problem, config: Config) -> Plan:
     asked = {"float32": torch.float32, "float64": torch.float64}
     dtype = asked.get(config.precision, torch.float64 if model == np.float64 else torch.float32)
     program = Program(problem.network, dtype, device)
-    problem, disjuncts = merged(problem, program), int(problem.slots.sum())
+    asked_for, disjuncts = problem, int(problem.slots.sum())
+    problem = merged(problem, program)
+    if problem.network is not asked_for.network:
+        program = Program(problem.network, dtype, device)
     splits: tuple[str, ...] = ()
     unbounded = _unbounded(program)
     why = "as configured" if config.precision in asked else f"the model is written in {model}"

@@ -15,7 +15,7 @@ Symbols: K disjuncts, M rows, T terms, as in `verifier.spec.query`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -43,6 +43,14 @@ def contradicting(query: Query) -> np.ndarray:
             break
         found[k] = len(rows) <= MOST_ROWS and _infeasible(_system(query, k, rows))
     return found
+
+
+def contradict(rows: Iterable[tuple[Mapping[int, Fraction], Fraction, bool]]) -> bool:
+    """Whether no values satisfy all rows (coefficients, constant, strict), as far as elimination gets."""
+    system: System = {}
+    for coefs, const, strict in rows:
+        _add(system, coefs, const, strict)
+    return len(system) <= MOST_ROWS and _infeasible(system)
 
 
 def _may_cancel(query: Query, owner: np.ndarray) -> np.ndarray:
@@ -82,7 +90,7 @@ def _system(query: Query, k: int, rows: Iterable[int]) -> System:
     return found
 
 
-def _add(system: System, coefs: dict[int, Fraction], const: Fraction, strict: bool) -> None:
+def _add(system: System, coefs: Mapping[int, Fraction], const: Fraction, strict: bool) -> None:
     """Adds a row, scaled so that its first coefficient is 1 or -1; of rows with the same coefficients the tightest."""
     terms = sorted((v, c) for v, c in coefs.items() if c)
     scale = abs(terms[0][1]) if terms else Fraction(1)

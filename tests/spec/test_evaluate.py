@@ -129,3 +129,24 @@ def test_every_pair_of_neighbours_counts():
 def test_comments_strings_and_other_commands_are_passed_over():
     text = '(set-info :source |(assert (<= Y_0 -9))|)\n(set-info :x "(assert (<= Y_0 -9))")\n; (assert (<= Y_0 -9))\n'
     assert holds(text + declared(1, 1) + "(assert (<= X_0 1))\n(check-sat)", [0], [0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["<=", "<", ">=", ">", "="]), VARIABLES, st.one_of(NUMBERS, VARIABLES)),
+                         min_size=1, max_size=3), min_size=1, max_size=4), st.lists(VALUES, min_size=4, max_size=4))  # fmt: skip
+def test_disjunctions_of_plain_comparisons_are_judged_as_others(disjuncts, values):
+    """The quick way and the slow one, which a term that is no plain number asks for."""
+    plain = [" ".join(f"({w} {a} {b})" for w, a, b in d) for d in disjuncts]
+    slow = [" ".join(f"({w} {a} (+ {b} 0))" for w, a, b in d) for d in disjuncts]
+    x, y = values[:2], values[2:]
+    answers = {
+        holds(declared(2, 2) + f"(assert (or {' '.join(f'(and {d})' for d in ds)}))", x, y, reading)
+        for ds in (plain, slow)
+        for reading in (AUTO, FLOAT)
+    }
+    assert len(answers) == 1
+
+
+def test_semicolons_in_strings_begin_no_comment():
+    text = declared(1, 1) + "(set-info :source |a;b|)\n(assert (<= X_0 1)) ; |\n(assert (<= Y_0 -1))"
+    assert not holds(text, [0], [0]) and holds(text, [0], [-1])

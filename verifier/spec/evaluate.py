@@ -32,13 +32,16 @@ import numpy as np
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)
 COMMENT = re.compile(rb";[^\r\n]*")
-WORD = re.compile(rb'\n|[()]|"[^"]*"|\|[^|]*\||[^\s()]+')
+WORD = re.compile(rb'\n|;[^\r\n]*|[()]|"[^"]*"|\|[^|]*\||[^\s();]+')
 VARIABLE = re.compile(rb"([XY])_(\d+)")
 NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 # An assertion that bounds one variable by a number, on one line: most of what there is in most files.
 BOUND = re.compile(rb"\([ \t]*assert[ \t]*\([ \t]*(<=|>=)[ \t]+([XY])_(\d+)[ \t]+(" + NUMBER + rb")[ \t]*\)[ \t]*\)")
 COMPARISONS = {b"<=": operator.le, b"<": operator.lt, b">=": operator.ge, b">": operator.gt}
 COMPARISONS |= {b"=": operator.eq, b"==": operator.eq}
+PLAIN = [*COMPARISONS]
+CONSTANT = -(2**62)  # in place of a variable's reference
+CHUNK = 1 << 24  # comparisons at points that are looked at in one piece
 OPERATIONS = {b"+": operator.add, b"-": operator.sub, b"*": operator.mul, b"/": operator.truediv}
 
 Term = Any  # a float, a variable (int: i for X_i, ~j for Y_j), or a list [word, term, …]
@@ -61,12 +64,22 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class Bounds:
-    """The assertions that bound one variable: `variable` (B,) references, `number` (B,), `above` (B,): `<=`."""
+class Atoms:
+    """A disjunction of conjunctions of plain comparisons, for many points at once: conjunction k has the comparisons
+    start[k]:start[k + 1]. `left` (A,) references, `right` (A,) likewise or `CONSTANT`, which `number` (A,) then is;
+    `word` (A,) places in `PLAIN`.
+    """
 
-    variable: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
     number: np.ndarray
-    above: np.ndarray
+    word: np.ndarray
+    start: np.ndarray
+
+    def formula(self, i: int) -> Formula:
+        """Comparison i as it is written."""
+        right = float(self.number[i]) if self.right[i] == CONSTANT else int(self.right[i])
+        return [PLAIN[self.word[i]], int(self.left[i]), right]
 
 
 class Judge:
@@ -75,7 +88,7 @@ class Judge:
     def __init__(self, text: bytes, n_inputs: int, n_outputs: int):
         """`text` is a VNN-LIB 1.0 property that the readers have accepted."""
         self.text, self.n_inputs, self.n_outputs = text, n_inputs, n_outputs
-        self._read: tuple[Bounds, list[tuple[int, Formula]]] | None = None
+        self._read: tuple[Atoms, list[tuple[int, Formula | Atoms, Formula]]] | None = None
 
     @property
     def comparisons(self) -> int:
@@ -102,11 +115,11 @@ class Judge:
         values = _Decimals(np.concatenate([x, y])[None], self.n_inputs)
         bounds, formulas = self._parsed()
         one = np.ones(1, bool)
-        for variable, number, above in zip(bounds.variable.tolist(), bounds.number.tolist(), bounds.above.tolist()):
-            formula = [b"<=" if above else b">=", variable, number]
-            if not values.compare(*formula, one)[0]:
-                return f"{shown(formula)} does not hold: {values.excess(formula):g} too much"
-        for line, formula in formulas:
+        if not values.satisfy(bounds)[0]:
+            i = next(i for i in range(len(bounds.left)) if not values.compare(*bounds.formula(i), one)[0])
+            formula = bounds.formula(i)
+            return f"{shown(formula)} does not hold: {values.excess(formula):g} too much"
+        for line, _, formula in formulas:
             if not self._formula(values, formula, one)[0]:
                 return f"line {line}: {shown(formula)} does not hold: {values.excess(formula):g} too much"
         return ""
@@ -114,11 +127,11 @@ class Judge:
     def _all(self, values: _Decimals, among: np.ndarray) -> np.ndarray:
         """(N,) bool: those of the points `among` that satisfy every assertion."""
         bounds, formulas = self._parsed()
-        good = among & values.within(bounds)
-        for _, formula in formulas:
+        good = among & values.satisfy(bounds)
+        for _, quick, formula in formulas:
             if not good.any():
                 break
-            good = self._formula(values, formula, good)
+            good = good & values.satisfy(quick) if isinstance(quick, Atoms) else self._formula(values, formula, good)
         return good
 
     def _formula(self, values: _Decimals, formula: Formula, among: np.ndarray) -> np.ndarray:
@@ -142,22 +155,41 @@ class Judge:
             among = among & values.compare(word, left, right, among)
         return among
 
-    def _parsed(self) -> tuple[Bounds, list[tuple[int, Formula]]]:
-        """The bounds, and the other assertions with their lines."""
+    def _parsed(self) -> tuple[Atoms, list[tuple[int, Formula | Atoms, Formula]]]:
+        """The bounds of single variables, and the other assertions: line, quick form if there is one, formula."""
         if self._read is None:
-            text = COMMENT.sub(b"", self.text)
-            pieces = [text] if b"|" in text or b'"' in text else BOUND.split(text)
-            letters, numbers = pieces[2::5], np.array(pieces[3::5], dtype=np.int64)
-            bounds = Bounds(
-                np.where(np.array(letters, dtype="S1") == b"X", numbers, ~numbers).astype(np.int64),
+            quoted = b"|" in self.text or b'"' in self.text
+            pieces = [self.text] if quoted else BOUND.split(COMMENT.sub(b"", self.text))
+            letters, index = pieces[2::5], np.array(pieces[3::5], dtype=np.int64)
+            bounds = Atoms(
+                np.where(np.array(letters, dtype="S1") == b"X", index, ~index).astype(np.int64),
+                np.full(len(index), CONSTANT),
                 np.array([float(n) for n in pieces[4::5]], dtype=np.float64),
-                np.array([word == b"<=" for word in pieces[1::5]], dtype=bool),
+                np.array([PLAIN.index(word) for word in pieces[1::5]], dtype=np.int64),
+                np.array([0, len(index)]),
             )
-            formulas = list(_assertions(b" ".join(pieces[0::5])))
-            if not len(bounds.variable) + len(formulas):
+            found = _assertions(b" ".join(pieces[0::5]))
+            if not len(index) + len(found):
                 raise ValueError("a property without assertions, which every point would satisfy")
-            self._read = bounds, formulas
+            self._read = bounds, [(line, quick(formula) or formula, formula) for line, formula in found]
         return self._read
+
+
+def quick(formula: Formula) -> Atoms | None:
+    """A formula as a disjunction of conjunctions of plain comparisons, if that is how it is written."""
+    conjunctions = [p[1:] if p[0] == b"and" else [p] for p in (formula[1:] if formula[0] == b"or" else [formula])]
+    atoms = [atom for conjunction in conjunctions for atom in conjunction]
+    plain = all(len(a) == 3 and a[0] in COMPARISONS and isinstance(a[1], int) for a in atoms)
+    if not plain or any(isinstance(a[2], list) for a in atoms):
+        return None
+    constant = [isinstance(a[2], float) for a in atoms]
+    return Atoms(
+        np.array([a[1] for a in atoms], dtype=np.int64),
+        np.array([CONSTANT if c else a[2] for a, c in zip(atoms, constant)], dtype=np.int64),
+        np.array([a[2] if c else 0.0 for a, c in zip(atoms, constant)], dtype=np.float64),
+        np.array([PLAIN.index(a[0]) for a in atoms], dtype=np.int64),
+        np.cumsum([0, *map(len, conjunctions)]),
+    )
 
 
 def _assertions(text: bytes) -> list[tuple[int, Formula]]:
@@ -167,9 +199,10 @@ def _assertions(text: bytes) -> list[tuple[int, Formula]]:
     line = begun = 1
     for match in WORD.finditer(text):
         word = match.group()
-        if word == b"\n":
-            line += 1
-        elif word == b"(":
+        line += word.count(b"\n")
+        if word == b"\n" or word[:1] == b";":
+            continue
+        if word == b"(":
             begun = line if len(stack) == 1 else begun
             stack.append([])
         elif word == b")":
@@ -204,11 +237,26 @@ class _Decimals:
         """Column(s) of v for one reference or an array of them: X_i is i, Y_j is ~j."""
         return np.where(np.asarray(reference) >= 0, reference, self.n_inputs + ~np.asarray(reference))
 
-    def within(self, bounds: Bounds) -> np.ndarray:
-        """(N,) bool: the points within all bounds."""
-        at = self.at(bounds.variable)
-        column = self.v[:, at]
-        return (np.where(bounds.above, column <= bounds.number, column >= bounds.number) & self.finite[:, at]).all(1)
+    def satisfy(self, atoms: Atoms) -> np.ndarray:
+        """(N,) bool: the points that satisfy one of the conjunctions; plain numbers compare exactly as they are."""
+        if not len(atoms.left):
+            return np.ones(len(self.v), bool)
+        left, right = self.at(atoms.left), self.at(np.where(atoms.right == CONSTANT, atoms.left, atoms.right))
+        constant, number = atoms.right == CONSTANT, self.beside(atoms.number, left)
+        good = np.zeros(len(self.v), bool)
+        step = max(1, CHUNK // len(left))
+        for at in range(0, len(self.v), step):
+            v, finite = self.v[at : at + step], self.finite[at : at + step]
+            a, b, holds = v[:, left], np.where(constant, number, v[:, right]), finite[:, left] & finite[:, right]
+            for k, word in enumerate(PLAIN):
+                mine = np.flatnonzero(atoms.word == k)
+                holds[:, mine] &= COMPARISONS[word](a[:, mine], b[:, mine])
+            good[at : at + step] = np.logical_and.reduceat(holds, atoms.start[:-1], axis=1).any(1)
+        return good
+
+    def beside(self, number: np.ndarray, column: np.ndarray) -> np.ndarray:
+        """Numbers (A,) as they are compared with columns (A,)."""
+        return number
 
     def compare(self, word: bytes, left: Term, right: Term, among: np.ndarray) -> np.ndarray:
         """(N,) bool: where the comparison holds; nothing is promised outside `among`."""
@@ -261,28 +309,30 @@ class _Decimals:
 
 
 class _Elements(_Decimals):
-    """The same points as the model sees them, compared as numpy compares numbers of these types."""
+    """The same points as the model sees them, compared as numpy compares numbers of these types. Points come as float64,
+    so that plain numbers are compared there, once constants are rounded.
+    """
 
     def __init__(self, v: np.ndarray, n_inputs: int, types: Types):
-        super().__init__(v, n_inputs)
-        self.blocks: list[np.ndarray] = []
         self.columns: list[np.ndarray] = []
+        self.runs = list(types)
+        blocks = []
         for count, kind in types:
             with np.errstate(all="ignore"):
-                self.blocks.append(v[:, len(self.columns) : len(self.columns) + count].astype(kind))
-            self.columns.extend(self.blocks[-1].T)
-        self.finite = np.concatenate([np.isfinite(b.astype(np.float64)) for b in self.blocks], 1)
+                block = v[:, len(self.columns) : len(self.columns) + count].astype(kind)
+            blocks.append(block.astype(np.float64))
+            self.columns.extend(block.T)
+        super().__init__(np.concatenate(blocks, 1), n_inputs)
 
-    def within(self, bounds: Bounds) -> np.ndarray:
-        at, good, start = self.at(bounds.variable), np.ones(len(self.v), bool), 0
-        for block in self.blocks:
-            mine = np.flatnonzero((at >= start) & (at < start + block.shape[1]))
-            kind = block.dtype if block.dtype.kind == "f" else np.float64
-            with np.errstate(all="ignore"):
-                column, number = block[:, at[mine] - start], bounds.number[mine].astype(kind)
-                good &= np.where(bounds.above[mine], column <= number, column >= number).all(1)
-            start += block.shape[1]
-        return good & self.finite[:, at].all(1)
+    def beside(self, number: np.ndarray, column: np.ndarray) -> np.ndarray:
+        rounded, start = number.copy(), 0
+        for count, kind in self.runs:
+            if kind.kind == "f":
+                mine = (column >= start) & (column < start + count)
+                with np.errstate(all="ignore"):
+                    rounded[mine] = number[mine].astype(kind).astype(np.float64)
+            start += count
+        return rounded
 
     def compare(self, word: bytes, left: Term, right: Term, among: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):

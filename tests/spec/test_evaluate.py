@@ -131,9 +131,13 @@ def test_comments_strings_and_other_commands_are_passed_over():
     assert holds(text + declared(1, 1) + "(assert (<= X_0 1))\n(check-sat)", [0], [0])
 
 
+WORDS = st.sampled_from(["<=", "<", ">=", ">", "="])
+ATOMS = st.tuples(WORDS, VARIABLES, st.one_of(NUMBERS, VARIABLES))
+DISJUNCTS = st.lists(st.lists(ATOMS, min_size=1, max_size=3), min_size=1, max_size=4)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.tuples(st.sampled_from(["<=", "<", ">=", ">", "="]), VARIABLES, st.one_of(NUMBERS, VARIABLES)),
-                         min_size=1, max_size=3), min_size=1, max_size=4), st.lists(VALUES, min_size=4, max_size=4))  # fmt: skip
+@given(DISJUNCTS, st.lists(VALUES, min_size=4, max_size=4))
 def test_disjunctions_of_plain_comparisons_are_judged_as_others(disjuncts, values):
     """The quick way and the slow one, which a term that is no plain number asks for."""
     plain = [" ".join(f"({w} {a} {b})" for w, a, b in d) for d in disjuncts]

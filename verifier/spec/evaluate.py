@@ -309,8 +309,8 @@ class _Decimals:
 
 
 class _Elements(_Decimals):
-    """The same points as the model sees them, compared as numpy compares numbers of these types. Points come as float64,
-    so that plain numbers are compared there, once constants are rounded.
+    """The same points as the model sees them, compared as numpy compares numbers of these types. Points come as
+    float64, so that plain numbers are compared there, once constants are rounded.
     """
 
     def __init__(self, v: np.ndarray, n_inputs: int, types: Types):

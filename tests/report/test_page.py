@@ -124,7 +124,7 @@ def test_without_matplotlib_the_page_says_so(tmp_path, monkeypatch, capsys):
 def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     run = write_run(tmp_path / "run", [record()])
     empty = write_run(tmp_path / "empty", [])
-    away = tmp_path / "no folder" / "x.html"
+    away = run / "results.jsonl" / "x.html"
     over = run / "results.jsonl"
     for words in ([tmp_path / "absent"], [empty], [run, "-o", away], [run, "-o", over], [run, "--published", run], []):
         assert cli.main(["report", *map(str, words)]) == 2, words

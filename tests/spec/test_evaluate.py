@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verifier.spec import evaluate
 from verifier.spec.evaluate import Judge, Reading
 from verifier.spec.parse import parse_bytes
 
@@ -154,3 +155,29 @@ def test_disjunctions_of_plain_comparisons_are_judged_as_others(disjuncts, value
 def test_semicolons_in_strings_begin_no_comment():
     text = declared(1, 1) + "(set-info :source |a;b|)\n(assert (<= X_0 1)) ; |\n(assert (<= Y_0 -1))"
     assert not holds(text, [0], [0]) and holds(text, [0], [-1])
+
+
+MIXED = st.lists(st.one_of(DISJUNCTS, st.none()), min_size=1, max_size=3)
+NOT_PLAIN = "(assert (or (<= X_0 (+ Y_0 1))\n (and (>= Y_1 2) (<= X_1 3))))\n"
+
+
+@settings(max_examples=100, deadline=None)
+@given(MIXED, st.lists(VALUES, min_size=4, max_size=4))
+def test_long_disjunctions_are_read_alike(asserted, values):
+    text = declared(2, 2)
+    for disjuncts in asserted:
+        parts = ["(and" + "".join(f" ({w} {a} {b})" for w, a, b in d) + ")\n" for d in disjuncts or ()]
+        text += f"(assert (or {' '.join(parts)}))\n" if parts else NOT_PLAIN
+    plain = holds(text, values[:2], values[2:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "MANY", -1)
+        assert holds(text, values[:2], values[2:]) == plain
+
+
+def test_lines_of_long_disjunctions_are_theirs():
+    rows = "\n".join(f"(and (>= Y_0 {k})\n (<= Y_0 {k}))" for k in range(600))
+    text = declared(1, 1) + f"(assert (<= X_0 1))\n(assert (or {rows}))\n(assert (<= (+ Y_0 X_0) 5))"
+    judge = Judge(text.encode(), 1, 1)
+    assert judge.wrong(np.array([0.0]), np.array([0.5])).startswith("line 4: (or (and (>= Y_0 0) (<= Y_0 0))")
+    assert judge.wrong(np.array([0.0]), np.array([7.0])).startswith("line 1204: (<= (+ Y_0 X_0) 5)")
+    assert judge.wrong(np.array([0.0]), np.array([4.0])) == ""

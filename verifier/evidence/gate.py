@@ -138,7 +138,7 @@ class Gate:
 
     def centre(self) -> Witness | None:
         """The centre of a box that is a witness, if one of the first few is: what needs no search."""
-        count = int(max(1, min(CENTRES, BUDGET / self.cost)))
+        count = int(min(CENTRES, BUDGET / self.cost))  # none where a run is dear: the search comes first then
         for l, u in zip(self.replayer.lower[:count], self.replayer.upper[:count]):
             try:
                 witness = self.replayer(middle(l, u))

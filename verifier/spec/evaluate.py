@@ -37,6 +37,13 @@ VARIABLE = re.compile(rb"([XY])_(\d+)")
 NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 # An assertion that bounds one variable by a number, on one line: most of what there is in most files.
 BOUND = re.compile(rb"\([ \t]*assert[ \t]*\([ \t]*(<=|>=)[ \t]+([XY])_(\d+)[ \t]+(" + NUMBER + rb")[ \t]*\)[ \t]*\)")
+# A plain comparison on one line; and an assertion of a disjunction of conjunctions of such, each told by `MARK`.
+ATOM = re.compile(
+    rb"\([ \t]*(<=|>=|<|>|==|=)[ \t]+([XY])_(\d+)[ \t]+(?:([XY])_(\d+)|(" + NUMBER + rb"))[ \t]*\)"
+)
+MARK = b"\x01"
+DISJUNCTION = re.compile(rb"\(\s*assert\s*\(\s*or((?:\s*\(\s*and[\s\x01]*\x01\s*\))+)\s*\)\s*\)")
+MANY = 1000  # comparisons from which disjunctions are read by these
 COMPARISONS = {b"<=": operator.le, b"<": operator.lt, b">=": operator.ge, b">": operator.gt}
 COMPARISONS |= {b"=": operator.eq, b"==": operator.eq}
 PLAIN = [*COMPARISONS]
@@ -81,6 +88,16 @@ class Atoms:
         right = float(self.number[i]) if self.right[i] == CONSTANT else int(self.right[i])
         return [PLAIN[self.word[i]], int(self.left[i]), right]
 
+    def whole(self) -> Formula:
+        """The disjunction as it is written."""
+        ends = zip(self.start.tolist(), self.start[1:].tolist())
+        return [b"or", *([b"and", *(self.formula(i) for i in range(a, b))] for a, b in ends)]
+
+    def part(self, first: int, sizes: list[int]) -> Atoms:
+        """From comparison `first` on, conjunctions of so many."""
+        cut = slice(first, first + sum(sizes))
+        return Atoms(self.left[cut], self.right[cut], self.number[cut], self.word[cut], np.cumsum([0, *sizes]))
+
 
 class Judge:
     """Judges points of one property; the text is cut into words when the first point comes."""
@@ -88,7 +105,7 @@ class Judge:
     def __init__(self, text: bytes, n_inputs: int, n_outputs: int):
         """`text` is a VNN-LIB 1.0 property that the readers have accepted."""
         self.text, self.n_inputs, self.n_outputs = text, n_inputs, n_outputs
-        self._read: tuple[Atoms, list[tuple[int, Formula | Atoms, Formula]]] | None = None
+        self._read: tuple[Atoms, list[tuple[int, Formula | Atoms]]] | None = None
 
     @property
     def comparisons(self) -> int:
@@ -119,7 +136,11 @@ class Judge:
             i = next(i for i in range(len(bounds.left)) if not values.compare(*bounds.formula(i), one)[0])
             formula = bounds.formula(i)
             return f"{shown(formula)} does not hold: {values.excess(formula):g} too much"
-        for line, _, formula in formulas:
+        for line, formula in formulas:
+            if isinstance(formula, Atoms):
+                if values.satisfy(formula)[0]:
+                    continue
+                formula = formula.whole()
             if not self._formula(values, formula, one)[0]:
                 return f"line {line}: {shown(formula)} does not hold: {values.excess(formula):g} too much"
         return ""
@@ -128,10 +149,11 @@ class Judge:
         """(N,) bool: those of the points `among` that satisfy every assertion."""
         bounds, formulas = self._parsed()
         good = among & values.satisfy(bounds)
-        for _, quick, formula in formulas:
+        for _, formula in formulas:
             if not good.any():
                 break
-            good = good & values.satisfy(quick) if isinstance(quick, Atoms) else self._formula(values, formula, good)
+            plain = isinstance(formula, Atoms)
+            good = good & values.satisfy(formula) if plain else self._formula(values, formula, good)
         return good
 
     def _formula(self, values: _Decimals, formula: Formula, among: np.ndarray) -> np.ndarray:
@@ -155,8 +177,8 @@ class Judge:
             among = among & values.compare(word, left, right, among)
         return among
 
-    def _parsed(self) -> tuple[Atoms, list[tuple[int, Formula | Atoms, Formula]]]:
-        """The bounds of single variables, and the other assertions: line, quick form if there is one, formula."""
+    def _parsed(self) -> tuple[Atoms, list[tuple[int, Formula | Atoms]]]:
+        """The bounds of single variables, and the other assertions with their lines, in quick form if there is one."""
         if self._read is None:
             quoted = b"|" in self.text or b'"' in self.text
             pieces = [self.text] if quoted else BOUND.split(COMMENT.sub(b"", self.text))
@@ -168,11 +190,59 @@ class Judge:
                 np.array([PLAIN.index(word) for word in pieces[1::5]], dtype=np.int64),
                 np.array([0, len(index)]),
             )
-            found = _assertions(b" ".join(pieces[0::5]))
+            rest = b" ".join(pieces[0::5])
+            found: list[tuple[int, Formula | Atoms]] = []
+            if not quoted and self.comparisons - len(index) > MANY:
+                found, rest = disjunctions(rest)
+            found += [(line, quick(formula) or formula) for line, formula in _assertions(rest)]
             if not len(index) + len(found):
                 raise ValueError("a property without assertions, which every point would satisfy")
-            self._read = bounds, [(line, quick(formula) or formula, formula) for line, formula in found]
+            self._read = bounds, found
         return self._read
+
+
+def disjunctions(text: bytes) -> tuple[list[tuple[int, Formula | Atoms]], bytes]:
+    """The assertions that are disjunctions of conjunctions of plain comparisons, with their lines, and the text without
+    them. For long ones: nothing is done for a comparison by itself but to find it.
+    """
+    pieces = ATOM.split(text)
+    marked = MARK.join(pieces[0::7])
+    if len(pieces) == 1 or MARK in text:
+        return [], text
+    right = np.array([i or b"0" for i in pieces[5::7]]).astype(np.int64)
+    variable = np.array([letter is not None for letter in pieces[4::7]])
+    left, x, other = (np.array(t) for t in (pieces[3::7], pieces[2::7], [t or b"" for t in pieces[4::7]]))
+    left = left.astype(np.int64)
+    places = {word: k for k, word in enumerate(PLAIN)}
+    atoms = Atoms(
+        np.where(x == b"X", left, ~left),
+        np.where(variable, np.where(other == b"X", right, ~right), CONSTANT),
+        np.array([float(n or 0) for n in pieces[6::7]]),
+        np.array([places[word] for word in pieces[1::7]]),
+        np.array([0]),
+    )
+    found: list[tuple[int, Formula | Atoms]] = []
+    left_over, at, first, line = [], 0, 0, 1
+    for match in DISJUNCTION.finditer(marked):
+        before = marked[at : match.start()]
+        left_over.append(_unmarked(before, atoms, first))
+        first += before.count(MARK)
+        line += before.count(b"\n")
+        sizes = [part.count(MARK) for part in match[1].split(b"(")[1:]]
+        found.append((line, atoms.part(first, sizes)))
+        first += sum(sizes)
+        line += match[0].count(b"\n")
+        left_over.append(b"\n" * match[0].count(b"\n"))
+        at = match.end()
+    left_over.append(_unmarked(marked[at:], atoms, first))
+    return found, b"".join(left_over)
+
+
+def _unmarked(text: bytes, atoms: Atoms, first: int) -> bytes:
+    """The text with its comparisons, from number `first` on, in place of the marks."""
+    parts = text.split(MARK)
+    words = [_text(atoms.formula(first + i), exact=True).encode() for i in range(len(parts) - 1)]
+    return b"".join(part + word for part, word in zip(parts, [*words, b""]))
 
 
 def quick(formula: Formula) -> Atoms | None:
@@ -356,9 +426,9 @@ def shown(formula: Formula, room: int = 60) -> str:
     return text if len(text) <= room else text[: room - 4] + " …)"
 
 
-def _text(part: Any) -> str:
+def _text(part: Any, exact: bool = False) -> str:
     if isinstance(part, list):
-        return "(" + " ".join(_text(p) for p in part[:8]) + ")"
+        return "(" + " ".join(_text(p, exact) for p in part[:8]) + ")"
     if isinstance(part, int):
         return f"X_{part}" if part >= 0 else f"Y_{~part}"
-    return f"{part:g}" if isinstance(part, float) else part.decode()
+    return (repr(part) if exact else f"{part:g}") if isinstance(part, float) else part.decode()

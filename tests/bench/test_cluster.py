@@ -94,7 +94,7 @@ def test_pieces_cover_a_cube(tmp_path):
     assert (inside >= 1).all()
 
 
-@pytest.mark.parametrize("above, verdict", [(0.3, "unsat"), (-0.02, "sat")])
+@pytest.mark.parametrize("above, verdict", [pytest.param(0.3, "unsat", marks=pytest.mark.slow), (-0.02, "sat")])
 def test_one_instance_in_cubes_ends_as_alone(cluster, tmp_path, above, verdict):
     model, prop = hard(tmp_path, above)
     assert str(api.verify(model, prop, Config(threads=1)).verdict) == verdict

@@ -191,7 +191,7 @@ def test_no_clause_denies_a_planted_counterexample(monkeypatch):
     assert Watched.learned > 20
 
 
-@pytest.mark.parametrize("how", ("not proved again", "negation not negated"))
+@pytest.mark.parametrize("how", ("not proved again", pytest.param("negation not negated", marks=pytest.mark.slow)))
 def test_learning_that_goes_wrong_is_noticed(how, monkeypatch):
     if how == "negation not negated":
         right = Clauses._implied

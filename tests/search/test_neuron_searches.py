@@ -25,6 +25,7 @@ from verifier.search.neurons import NeuronSearch
 
 NEURONS.load()
 HEURISTICS = sorted(NEURONS)
+SOME_ALWAYS = [h if h in ("kfsb", "babsr") else pytest.param(h, marks=pytest.mark.slow) for h in HEURISTICS]
 
 
 def config(heuristic="kfsb", rounds=0, attack="none", batch=64):
@@ -32,7 +33,7 @@ def config(heuristic="kfsb", rounds=0, attack="none", batch=64):
     return replace(c, branching=replace(c.branching, neurons=heuristic))
 
 
-@pytest.mark.parametrize("heuristic", HEURISTICS)
+@pytest.mark.parametrize("heuristic", SOME_ALWAYS)
 @examples(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31))
 def test_a_planted_counterexample_is_never_denied(heuristic, seed):
@@ -62,7 +63,7 @@ def products(seed: int, room: float = 0.0):
     return network, query(m, 2, [(l, u)], [(0, [({m: 1.0}, 1e3)]), (0, rows)]), x, y
 
 
-@pytest.mark.parametrize("heuristic", ("bbps", "kfsb"))
+@pytest.mark.parametrize("heuristic", (pytest.param("bbps", marks=pytest.mark.slow), "kfsb"))
 @examples(max_examples=12, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31))
 def test_a_counterexample_planted_among_products_is_never_denied(heuristic, seed):
@@ -112,7 +113,7 @@ def _raised(found):
     return found
 
 
-@pytest.mark.parametrize("heuristic", HEURISTICS)
+@pytest.mark.parametrize("heuristic", SOME_ALWAYS)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 def test_what_holds_with_room_is_proved_and_what_does_not_is_found(heuristic, dtype):
     """The true minimum m of a row comes from enumeration: `row <= m - room` is unsat and `row <= m + room` is sat."""

@@ -193,6 +193,7 @@ def test_planted_counterexamples_are_never_denied(dtype, few_rounds, monkeypatch
     assert cases > 300
 
 
+@pytest.mark.slow
 def test_a_search_on_refined_boxes_proves_what_holds(few_rounds, monkeypatch):
     at_once(monkeypatch)
     outcome = search(*hard(1), settings(attack="none", batch=16), None, D, 120.0, kind=NeuronSearch)
@@ -208,6 +209,7 @@ def test_boxes_are_not_branched_on_where_that_is_switched_off(seconds, monkeypat
     assert outcome.verdict == Verdict.UNSAT and outcome.stats["cases of intermediate values"] == 0
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_its_cases(monkeypatch):
     """On boxes that are no narrower they are what they were; and the next branching begins with the boxes of this."""
     at_once(monkeypatch)
@@ -248,6 +250,7 @@ def test_a_search_that_ends_soon_is_let_alone(course, seconds, ending):
     assert s._ending(seconds) is ending
 
 
+@pytest.mark.slow
 def test_what_is_set_aside_at_a_new_root_does_not_count(monkeypatch):
     """The search goes on with its cases, which hold all that is open: refuting them is a proof."""
     at_once(monkeypatch)

@@ -192,7 +192,7 @@ def test_clauses_do_not_rest_on_the_boxes_of_a_case():
     assert learned > 3
 
 
-@pytest.mark.parametrize("method", ("none", "complete", "all"))
+@pytest.mark.parametrize("method", [*(pytest.param(m, marks=pytest.mark.slow) for m in ("none", "complete")), "all"])
 def test_planted_counterexamples_are_never_denied(method, monkeypatch):
     monkeypatch.setattr(tighter.Tighter, "due", always)
     for seed in range(30):

@@ -152,6 +152,7 @@ from verifier.net import rewrites_einsum as einsum
 from verifier.net import rewrites_extremes as extremes
 from verifier.net import rewrites_functions as functions
 from verifier.net import rewrites_gates as gates
+from verifier.net import rewrites_guards as guards
 from verifier.net import rewrites_moves as moves
 from verifier.net import rewrites_order as order
 from verifier.net import rewrites_ranges as ranges
@@ -397,6 +398,7 @@ REST = joined(
     affine.LAST,
     shares.RULES,
     ranges.RULES,
+    guards.RULES,
     functions.RULES,
     gates.RULES,
     extremes.RULES,

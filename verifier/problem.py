@@ -139,7 +139,7 @@ def compile_problem(network: Network, query: Query) -> Problem:
     read = np.unique(query.term_var[query.term_var >= query.n_inputs]) - query.n_inputs
     if not len(read) + len(used):  # no row reads anything that is computed
         read = np.arange(min(1, query.n_outputs))
-    flat = flatten(without_last_functions(network, query), moving, base, read, used)
+    flat = flatten(without_last_functions(network, query), moving, base, used, read)
     fixed = lower[0] if len(lower) else np.zeros(query.n_inputs)
     names = np.concatenate([query.n_inputs + read, used])
     coef, row_of, const_of = distinct_rows(query, names, fixed)
@@ -239,11 +239,14 @@ def _keeps_order(n: Node, pairs: np.ndarray) -> bool:
     return n.kind in INCREASING or (n.kind in INCREASING_IF and all(n.attrs[k] > 0 for k in INCREASING_IF[n.kind]))
 
 
-def flatten(network: Network, moving: np.ndarray, base: np.ndarray, read: np.ndarray, used: np.ndarray) -> Network:
-    """One flat input t (m,), one flat output (p,): the entries `read` of the model's outputs in order, then the inputs
-    `used`, both by rows. What no row reads is not there: nothing it does can matter.
+def flatten(
+    network: Network, moving: np.ndarray, base: np.ndarray, used: np.ndarray, read: np.ndarray | None = None
+) -> Network:
+    """One flat input t (m,), one flat output (p,): the entries `read` of the model's outputs in order (None: all), then
+    the inputs `used`, both by rows. What no row reads is not there: nothing it does can matter.
     """
     dtype = network.dtype
+    read = np.arange(network.n_outputs) if read is None else read
     nodes = [Node("//x", "Embed", ("//t", "//base"), base.shape, dtype, {"index": moving})]
     constants = {**network.constants, "//base": base}
     start = 0

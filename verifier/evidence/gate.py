@@ -284,7 +284,7 @@ class Gate:
         from verifier.result import UnsupportedError
 
         network, n = self.replayer.network, self.replayer.network.n_inputs
-        flat = flatten(network, np.arange(n), np.zeros(n), np.arange(network.n_outputs), np.zeros(0, np.int64))
+        flat = flatten(network, np.arange(n), np.zeros(n), np.zeros(0, np.int64))
         received = np.stack([self.replayer.received(point) for point in x])
         try:
             with torch.no_grad():

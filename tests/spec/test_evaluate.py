@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verifier.spec import evaluate
+from verifier.spec import written
 from verifier.spec.evaluate import Judge, Reading
 from verifier.spec.parse import parse_bytes
 
@@ -170,7 +170,7 @@ def test_long_disjunctions_are_read_alike(asserted, values):
         text += f"(assert (or {' '.join(parts)}))\n" if parts else NOT_PLAIN
     plain = holds(text, values[:2], values[2:])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "MANY", -1)
+        patch.setattr(written, "MANY", -1)
         assert holds(text, values[:2], values[2:]) == plain
 
 

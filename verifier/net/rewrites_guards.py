@@ -1,6 +1,4 @@
-"""Functions that cannot be asked everything: they see only what can matter.
-
-**Behind a guard** they see what it lets through.
+"""Functions behind a Where that guards them: they see only what the guard lets through.
 
 Where(x > c, f(x), b) takes f(x) at x > c alone. There x = Clip(x, c', inf) for every c' <= c, so
 
@@ -15,10 +13,6 @@ c' lies a little outside of c, at a number of float32: c may be off by a few rou
 
 f is a chain of functions of one number, entry by entry, constants beside it; at least one of them has no bounded range
 on all numbers (`WILD`).
-
-**Where nothing can be made of it**, a function sees its domain (`DOMAINS`) alone: where x lies outside f(x) is NaN. If
-all that depends on it is NaN as well, up to the outputs, no row that reads any of that is satisfied there; so x may be
-clipped to the domain, which can only add points that satisfy a row (the runtime knows better), and takes none away.
 """
 
 from __future__ import annotations
@@ -29,20 +23,10 @@ import numpy as np
 
 from verifier.net.graph import Node
 from verifier.net.local import Around, Local, Nodes, become
-from verifier.net.rewrites_shares import passes_undefined
 
 WILD = {"Log", "Sqrt", "Reciprocal", "Pow", "Div", "Exp", "Tan", "Acosh", "Asin", "Acos", "Atanh", "Sinh", "Cosh"}
 TAME = {"Add", "Sub", "Mul", "Neg", "Abs", "Relu", "Sigmoid", "Tanh", "Erf", "Softplus", "Clip", "Sin", "Cos"}
 ABOVE = {"Greater": True, "GreaterOrEqual": True, "Less": False, "LessOrEqual": False}
-DOMAINS = {
-    "Log": (0.0, math.inf),
-    "Sqrt": (0.0, math.inf),
-    "Acosh": (1.0, math.inf),
-    "Asin": (-1.0, 1.0),
-    "Acos": (-1.0, 1.0),
-    "Atanh": (-1.0, 1.0),
-}
-NEVER_BELOW = {"Relu", "Abs", "Exp", "Sqrt", "Sigmoid", "Softplus", "Softmax"}  # of 0: no clip is needed there
 LONGEST = 8  # functions in a chain
 OUTSIDE = 2.0**-20  # of c: how far c' lies outside
 
@@ -108,19 +92,4 @@ def outside(limit: float, sign: int) -> float:
     return float(near) if (float(near) - limit) * sign >= 0 else float(np.nextafter(near, np.float32(sign * np.inf)))
 
 
-def confined(n: Node, c: Around) -> Nodes | None:
-    """The function of x clipped to its domain, unless x is within by how it is made or NaN could be turned into a
-    number; see the file's head."""
-    low, high = DOMAINS[n.kind]
-    x = c.producer(n.inputs[0])
-    limits = x is not None and x.kind == "Clip" and low <= x.attrs["min"] and x.attrs["max"] <= high
-    if limits or not c.room or n.dtype.kind != "f" or (x is not None and low == 0 and x.kind in NEVER_BELOW):
-        return None
-    if c.value(n.inputs[0]) is not None or not passes_undefined(n.name, c):
-        return None
-    clip = c.make(n, "Clip", n.inputs, n.shape, {"min": low, "max": high})
-    return [clip, become(n, n.kind, (clip.name,))]
-
-
 RULES: dict[str, tuple[Local, ...]] = {"Where": (guarded,)}
-LAST: dict[str, tuple[Local, ...]] = {kind: (confined,) for kind in DOMAINS}  # once all others are through

@@ -202,7 +202,6 @@ def simplify(
     settle(draft, roots, rewrite)
     if rewrite:
         take_differences(draft, roots)
-        apply_local(draft, roots, guards.LAST)
         settle(draft, roots, False)
     used = {i for n in draft.nodes for i in n.inputs}
     constants = {name: value for name, value in draft.values.items() if name in used}
